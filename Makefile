@@ -1,0 +1,42 @@
+# Every target makes its own environment first; a second run does not install again.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help bench-v3 run-v3 test lint charts clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+bench-v3: $(READY)  ## casev3 under B3 traffic at 100 % and 300 %, table and charts (2 minutes)
+	$(BIN)/python bench/perf_realistic.py --version v3 --spawn --scale 100 300 --duration 40
+
+run-v3: $(READY)  ## serve casev3 on http://127.0.0.1:8000 with an embedded PostgreSQL
+	$(BIN)/python -m casev3
+
+test: $(READY)  ## all tests, against a real PostgreSQL (under 5 minutes)
+	$(BIN)/python -m pytest
+
+lint: $(READY)  ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+charts: $(READY)  ## draw the charts of the newest run again, from its raw data
+	$(BIN)/python -m bench charts
+
+clean:  ## remove the environment and the caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+REQUIREMENTS := constraints.txt requirements.txt requirements-embedded.txt requirements-dev.txt \
+                bench/requirements.txt
+
+$(READY): $(REQUIREMENTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	    "error: Python 3.11 or newer is needed; name one with: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
