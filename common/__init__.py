@@ -1,0 +1,1 @@
+"""What an exchange is, whatever its architecture."""
