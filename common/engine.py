@@ -1,0 +1,103 @@
+"""The matching engine of the cases that match in memory: a deterministic state machine.
+
+Sequence number, id and time come in with each command. The engine has no clock, no chance and no
+I/O, so the same commands give the same trades, ids and books: on replay, on a replica, in a test.
+An order closes as expired at its ``valid_until`` exactly, no matter when that is noticed; therefore
+reading at any moment changes nothing either.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from common.book import Book
+from common.expiry import ExpiryWheel, due
+from common.matching import close, cross, execute
+from common.model import CloseReason, Order, Trade
+
+
+class Execution(NamedTuple):
+    """What a new order did: its trades, and the makers it met in the same order."""
+
+    trades: list[Trade]
+    makers: list[Order]
+
+
+class Engine:
+    """All books, and every open order by its id."""
+
+    def __init__(self) -> None:
+        self.books: dict[str, Book] = {}
+        self.open_orders: dict[int, Order] = {}
+        self._expiry = ExpiryWheel()
+
+    def submit(self, order: Order) -> Execution:
+        """Match a new order and let the rest of it rest, if it may.
+
+        The caller has closed what ended before: ``expire(order.created_at_us)``. An order whose
+        own end has come trades no more and closes at once.
+        """
+        if order.valid_until_us is not None and order.valid_until_us <= order.created_at_us:
+            close(order, CloseReason.EXPIRED, order.valid_until_us)
+            return Execution([], [])
+        book = self.books.get(order.symbol)
+        fills = cross(order, book.makers(order)) if book else []
+        trades = execute(order, fills)
+        for maker, quantity in fills:
+            if maker.is_open:
+                self.books[order.symbol].side_of(maker).reduce(maker, quantity)
+            else:
+                self._take_out(maker, quantity)
+        if order.is_open:
+            self.rest(order)
+        return Execution(trades, [maker for maker, _ in fills])
+
+    def rest(self, order: Order) -> None:
+        """Put an open order into its book, behind all that rest at its price."""
+        book = self.books.get(order.symbol)
+        if book is None:
+            book = self.books[order.symbol] = Book()
+        book.side_of(order).insert(order)
+        self.open_orders[order.id] = order
+        self._expiry.add(order)
+
+    def cancel(self, order: Order, now_us: int) -> None:
+        """Take an open order out of its book at once."""
+        close(order, CloseReason.CANCELLED, now_us)
+        self._take_out(order, order.remaining_quantity)
+
+    def expire(self, now_us: int) -> Sequence[Order]:
+        """Close every order whose end has come by ``now_us``; these, first ended first.
+
+        One comparison when there is none, however many orders rest.
+        """
+        ended = self._expiry.pop_due(now_us)
+        for order in ended:
+            close(order, CloseReason.EXPIRED, due(order))
+            self._take_out(order, order.remaining_quantity)
+        return ended
+
+    def clear(self) -> None:
+        """Forget every order."""
+        self.books.clear()
+        self.open_orders.clear()
+        self._expiry = ExpiryWheel()
+
+    def check(self) -> None:
+        """Raise AssertionError when an invariant does not hold. O(open orders)."""
+        resting: dict[int, Order] = {}
+        for symbol, book in self.books.items():
+            book.check()
+            assert not book.is_empty(), "a book without orders is dropped"
+            for order in (*book.bids.orders(), *book.asks.orders()):
+                assert order.symbol == symbol
+                resting[order.id] = order
+        assert resting == self.open_orders, "every open order rests, and nothing else"
+
+    def _take_out(self, order: Order, quantity: int) -> None:
+        """Remove a closed order, of which ``quantity`` was still counted in its level."""
+        book = self.books[order.symbol]
+        book.side_of(order).remove(order, quantity)
+        if book.is_empty():
+            del self.books[order.symbol]
+        del self.open_orders[order.id]
+        self._expiry.discard(order)

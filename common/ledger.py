@@ -1,0 +1,130 @@
+"""What has come of the matching, in memory: orders, balances and prices, ready to be read.
+
+Orders that are closed leave the ledger once they are in the database and older than a bound, or
+more than another; from then on the database alone knows them.
+"""
+
+from bisect import bisect_left
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+from common.model import AVERAGE_TRADES_MAX, Order, OrderQuery, Price, Trade
+
+
+@dataclass(slots=True)
+class _History:
+    """The orders of one broker: all ids ever kept, ascending, and which of them are open."""
+
+    ids: list[int] = field(default_factory=list)
+    evicted: int = 0
+    open: dict[int, Order] = field(default_factory=dict)
+
+
+class Ledger:
+    """Orders by id and by broker, cash by broker, the last trade prices by symbol."""
+
+    def __init__(self, *, closed_age_max_us: int, closed_count_max: int) -> None:
+        self.orders: dict[int, Order] = {}
+        self.balances: defaultdict[int, int] = defaultdict(int)
+        self.prices: dict[str, deque[int]] = {}
+        self.trade_count = 0
+        # The greatest id that is not kept here: older orders may be known to the database only.
+        self.evicted_until_id = 0
+        self._closed_age_max_us = closed_age_max_us
+        self._closed_count_max = closed_count_max
+        self._histories: defaultdict[int, _History] = defaultdict(_History)
+        self._closed: deque[Order] = deque()
+
+    def record(self, order: Order, trades: Iterable[Trade], makers: Iterable[Order] = ()) -> None:
+        """Keep a new order and what it did. Amortised O(1 + trades)."""
+        self.add(order)
+        for trade in trades:
+            cash = trade.cash
+            self.balances[trade.seller_id] += cash
+            self.balances[trade.buyer_id] -= cash
+            self.trade_count += 1
+            self.prices_of(trade.symbol).append(trade.price)
+        for maker in makers:
+            if not maker.is_open:
+                self.closed(maker)
+
+    def add(self, order: Order) -> None:
+        """Keep an order. Ids arrive ascending for each broker."""
+        self.orders[order.id] = order
+        history = self._histories[order.broker_id]
+        history.ids.append(order.id)
+        if order.is_open:
+            history.open[order.id] = order
+
+    def closed(self, order: Order) -> None:
+        """The order is no longer among the open ones of its broker."""
+        self._histories[order.broker_id].open.pop(order.id, None)
+
+    def prices_of(self, symbol: str) -> deque[int]:
+        """The last trade prices in cents, newest last, for appending."""
+        prices = self.prices.get(symbol)
+        if prices is None:
+            prices = self.prices[symbol] = deque(maxlen=AVERAGE_TRADES_MAX)
+        return prices
+
+    def price(self, symbol: str, trades: int) -> Price | None:
+        """Last price and the mean of the last ``trades``, None before the first. O(trades)."""
+        prices = self.prices.get(symbol)
+        if not prices:
+            return None
+        latest = list(islice(reversed(prices), trades))
+        return Price(symbol, latest[0], sum(latest) // len(latest), len(latest))
+
+    def newest_first(self, broker_id: int, query: OrderQuery) -> Iterator[Order]:
+        """The kept orders of a broker that may match, from below ``query.before_id`` on.
+
+        Among open orders a page costs O(open orders that are newer), among all O(page).
+        """
+        history = self._histories[broker_id]
+        if query.status == "open":
+            for order_id in reversed(history.open):
+                if order_id < query.before_id:
+                    yield history.open[order_id]
+            return
+        for index in range(bisect_left(history.ids, query.before_id) - 1, -1, -1):
+            order = self.orders.get(history.ids[index])
+            if order is not None:
+                yield order
+
+    def saved(self, orders: Iterable[Order]) -> None:
+        """These orders are in the database as they are now: the closed ones may leave in time."""
+        self._closed.extend(order for order in orders if not order.is_open)
+
+    def evict(self, now_us: int) -> int:
+        """Drop saved closed orders that are too old or too many; how many. O(dropped)."""
+        oldest_kept_us = now_us - self._closed_age_max_us
+        count = 0
+        while self._closed and (
+            len(self._closed) > self._closed_count_max
+            or (self._closed[0].closed_at_us or 0) < oldest_kept_us
+        ):
+            self._drop(self._closed.popleft())
+            count += 1
+        return count
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.orders.clear()
+        self.balances.clear()
+        self.prices.clear()
+        self.trade_count = 0
+        self.evicted_until_id = 0
+        self._histories.clear()
+        self._closed.clear()
+
+    def _drop(self, order: Order) -> None:
+        del self.orders[order.id]
+        self.evicted_until_id = max(self.evicted_until_id, order.id)
+        history = self._histories[order.broker_id]
+        history.evicted += 1
+        # Rebuilt when half of it is gone, so that an eviction costs O(1) on average.
+        if history.evicted * 2 > len(history.ids):
+            history.ids = [order_id for order_id in history.ids if order_id in self.orders]
+            history.evicted = 0
