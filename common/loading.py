@@ -1,0 +1,54 @@
+"""What a start reads from the database, so that memory is again as it was."""
+
+from common import queries
+from common.brokers import Brokers
+from common.database import Database
+from common.engine import Engine
+from common.ids import Clock
+from common.ledger import Ledger
+from common.model import Order, to_us
+
+
+async def load_brokers(database: Database) -> Brokers:
+    """All brokers."""
+    brokers = Brokers()
+    for row in await database.rows(queries.ALL_BROKERS):
+        brokers.add(queries.broker_of(row))
+    return brokers
+
+
+async def load_clock(database: Database) -> Clock:
+    """A clock that does not go back behind what is stored."""
+    clock = Clock()
+    row = await database.row(queries.LATEST_INSTANT)
+    if row:
+        clock.advance(to_us(row[0]))
+    return clock
+
+
+async def load_engine(database: Database) -> Engine:
+    """All open orders with their trades, each behind those accepted before it."""
+    orders: dict[int, Order] = {}
+    for row in await database.rows(queries.OPEN_ORDERS):
+        order = queries.order_of(row)
+        orders[order.id] = order
+    for order_id, *trade in await database.rows(queries.TRADES_OF_OPEN_ORDERS):
+        orders[order_id.int].trades.append(queries.trade_of(tuple(trade)))
+    engine = Engine()
+    for order in orders.values():
+        engine.rest(order)
+    return engine
+
+
+async def load_ledger(database: Database, ledger: Ledger, engine: Engine) -> None:
+    """The open orders, all balances, the last trade prices of each symbol."""
+    for order_id in sorted(engine.open_orders):
+        ledger.add(engine.open_orders[order_id])
+    for broker_id, cash in await database.rows(queries.BROKER_BALANCES):
+        ledger.balances[broker_id.int] = int(cash)
+    for symbol, price in await database.rows(queries.RECENT_PRICES):
+        ledger.prices_of(symbol).append(price)
+    newest_closed = await database.row(queries.NEWEST_CLOSED_ID)
+    ledger.evicted_until_id = newest_closed[0].int if newest_closed else 0
+    count = await database.row(queries.COUNT_TRADES)
+    ledger.trade_count = int(count[0]) if count else 0

@@ -1,0 +1,389 @@
+"""The statements of the exchange, built and compiled once. Each says in which index it lives."""
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Numeric,
+    Text,
+    Uuid,
+    and_,
+    bindparam,
+    case,
+    cast,
+    column,
+    func,
+    insert,
+    literal_column,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.sql.selectable import NamedFromClause, Subquery
+from sqlalchemy.types import TypeEngine
+
+from common.database import Row, compiled, uuid_of
+from common.ids import format_id
+from common.model import (
+    AVERAGE_TRADES_MAX,
+    TIME_IN_FORCE,
+    Broker,
+    Order,
+    OrderDetail,
+    OrderType,
+    Side,
+    Trade,
+    TradeDetail,
+    to_datetime,
+    to_us,
+)
+from common.tables import balances, brokers, exchange_state, orders, trades
+
+# ---- bulk writing: one parameter an array column, one statement a table ----
+
+
+def _instant(instant_us: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Microseconds since the epoch as a timestamp.
+
+    Seconds and the rest apart, because their sum leaves the 53 bits of a double in the year 2255.
+    """
+    million = literal_column("1000000", BigInteger)
+    seconds = func.to_timestamp(instant_us // million)
+    return seconds + (instant_us % million) * literal_column("INTERVAL '1 microsecond'")
+
+
+def _columns(name: str, **types: TypeEngine[Any]) -> NamedFromClause:
+    """Rows from one array parameter a column: ``unnest(:id::uuid[], …) AS name(id, …)``."""
+    arrays = [cast(bindparam(field, type_=Text), ARRAY(kind)) for field, kind in types.items()]
+    names = [column(field, kind) for field, kind in types.items()]
+    return func.unnest(*arrays).table_valued(*names).render_derived(name=name)
+
+
+_new = _columns(
+    "new",
+    id=Uuid(),
+    sequence=BigInteger(),
+    broker_id=Uuid(),
+    document_number=Text(),
+    side=Text(),
+    order_type=Text(),
+    symbol=Text(),
+    price=BigInteger(),
+    quantity=BigInteger(),
+    remaining_quantity=BigInteger(),
+    close_reason=Text(),
+    valid_until=BigInteger(),
+    created_at=BigInteger(),
+    closed_at=BigInteger(),
+)
+_INSTANTS = {"valid_until", "created_at", "closed_at", "executed_at"}
+
+
+def _selected(rows: NamedFromClause) -> list[ColumnElement[Any]]:
+    return [_instant(field) if field.name in _INSTANTS else field for field in rows.c]
+
+
+INSERT_ORDERS = compiled(
+    insert(orders).from_select([field.name for field in _new.c], select(*_selected(_new)))
+)
+
+_changed = _columns(
+    "changed",
+    id=Uuid(),
+    remaining_quantity=BigInteger(),
+    close_reason=Text(),
+    closed_at=BigInteger(),
+)
+UPDATE_ORDERS = compiled(
+    update(orders)
+    .where(orders.c.id == _changed.c.id)
+    .values(
+        remaining_quantity=_changed.c.remaining_quantity,
+        close_reason=_changed.c.close_reason,
+        closed_at=_instant(_changed.c.closed_at),
+    )
+)
+
+_traded = _columns(
+    "traded",
+    id=Uuid(),
+    sequence=BigInteger(),
+    symbol=Text(),
+    price=BigInteger(),
+    quantity=BigInteger(),
+    taker_side=Text(),
+    maker_order_id=Uuid(),
+    taker_order_id=Uuid(),
+    maker_broker_id=Uuid(),
+    taker_broker_id=Uuid(),
+    executed_at=BigInteger(),
+)
+INSERT_TRADES = compiled(
+    insert(trades).from_select([field.name for field in _traded.c], select(*_selected(_traded)))
+)
+
+_earned = _columns("earned", broker_id=Uuid(), symbol=Text(), cash=Numeric())
+_add_cash = upsert(balances).from_select(
+    ["broker_id", "symbol", "cash"], select(_earned.c.broker_id, _earned.c.symbol, _earned.c.cash)
+)
+ADD_CASH = compiled(
+    _add_cash.on_conflict_do_update(
+        index_elements=[balances.c.broker_id, balances.c.symbol],
+        set_={"cash": balances.c.cash + _add_cash.excluded.cash},
+    )
+)
+
+READ_STATE = compiled(select(exchange_state.c.flushed_sequence, exchange_state.c.flush_number))
+WRITE_STATE = compiled(
+    update(exchange_state).values(
+        flushed_sequence=bindparam("sequence"), flush_number=bindparam("number")
+    )
+)
+
+# ---- brokers ----
+
+INSERT_BROKER = compiled(insert(brokers))
+_broker_columns = (
+    brokers.c.id,
+    brokers.c.name,
+    brokers.c.webhook_url,
+    brokers.c.key_hash,
+    brokers.c.created_at,
+)
+ALL_BROKERS = compiled(select(*_broker_columns))
+
+
+def broker_row(broker: Broker) -> dict[str, Any]:
+    """The parameters of ``INSERT_BROKER``."""
+    return {
+        "id": uuid_of(broker.id),
+        "name": broker.name,
+        "webhook_url": broker.webhook_url,
+        "key_hash": broker.key_hash,
+        "created_at": to_datetime(broker.created_at_us),
+    }
+
+
+def broker_of(row: Row) -> Broker:
+    """A broker from a row of ``ALL_BROKERS``."""
+    broker_id, name, webhook_url, key_hash, created_at = row
+    return Broker(broker_id.int, name, webhook_url, bytes(key_hash), to_us(created_at))
+
+
+# ---- orders as their owners see them ----
+
+_counterparty = case(
+    (trades.c.maker_order_id == orders.c.id, trades.c.taker_broker_id),
+    else_=trades.c.maker_broker_id,
+)
+
+
+def _details(chosen: Subquery | None = None) -> Any:
+    """Orders with one row for each of their trades, or one with nulls where there is none.
+
+    A statement of its own snapshot sees an order and its trades at one moment. The trades come
+    from the indexes trades_of_maker and trades_of_taker.
+    """
+    source = orders if chosen is None else orders.join(chosen, chosen.c.id == orders.c.id)
+    own_trade = or_(trades.c.maker_order_id == orders.c.id, trades.c.taker_order_id == orders.c.id)
+    return (
+        select(
+            orders.c.id,
+            orders.c.broker_id,
+            orders.c.side,
+            orders.c.order_type,
+            orders.c.symbol,
+            orders.c.price,
+            orders.c.quantity,
+            orders.c.remaining_quantity,
+            orders.c.close_reason,
+            orders.c.valid_until,
+            orders.c.created_at,
+            trades.c.id,
+            trades.c.price,
+            trades.c.quantity,
+            trades.c.executed_at,
+            brokers.c.name,
+        )
+        .select_from(source.outerjoin(trades, own_trade))
+        .outerjoin(brokers, brokers.c.id == _counterparty)
+        .order_by(orders.c.id.desc(), trades.c.sequence, trades.c.id)
+    )
+
+
+ORDER_DETAIL = compiled(_details().where(orders.c.id == bindparam("order_id", type_=Uuid)))
+
+# The closed orders of a broker below an id, newest first: index orders_of_broker, read backwards.
+_page = (
+    select(orders.c.id)
+    .where(
+        orders.c.broker_id == bindparam("broker_id", type_=Uuid),
+        orders.c.id <= bindparam("up_to_id", type_=Uuid),
+        orders.c.close_reason.is_not(None),
+        func.coalesce(bindparam("symbol", type_=Text), orders.c.symbol) == orders.c.symbol,
+    )
+    .order_by(orders.c.id.desc())
+    .limit(bindparam("limit", type_=BigInteger))
+    .subquery("page")
+)
+CLOSED_ORDERS = compiled(_details(_page))
+
+ORDER_OWNER = compiled(
+    select(orders.c.broker_id).where(orders.c.id == bindparam("order_id", type_=Uuid))
+)
+
+
+def details_of(rows: Iterable[Row]) -> Iterator[tuple[int, OrderDetail]]:
+    """The orders, each with its owner's id, from rows of ``_details``."""
+    for order_id, group in groupby(rows, key=lambda row: row[0]):
+        own = list(group)
+        _, broker_id, side, order_type, symbol, price, quantity, remaining = own[0][:8]
+        close_reason, valid_until, created_at = own[0][8:11]
+        yield (
+            broker_id.int,
+            OrderDetail(
+                id=format_id(order_id.int),
+                side=side,
+                order_type=order_type,
+                symbol=symbol,
+                price=price,
+                quantity=quantity,
+                remaining_quantity=remaining,
+                status="open" if close_reason is None else "closed",
+                close_reason=close_reason,
+                valid_until=valid_until,
+                created_at=created_at,
+                trades=[
+                    TradeDetail(format_id(trade_id.int), price, quantity, name or "", executed_at)
+                    for trade_id, price, quantity, executed_at, name in (row[11:] for row in own)
+                    if trade_id is not None
+                ],
+            ),
+        )
+
+
+# ---- what a start reads ----
+
+# In price-time order of each book is not needed: sequence alone gives every level its order.
+OPEN_ORDERS = compiled(
+    select(
+        orders.c.id,
+        orders.c.sequence,
+        orders.c.broker_id,
+        orders.c.document_number,
+        orders.c.side,
+        orders.c.order_type,
+        orders.c.symbol,
+        orders.c.price,
+        orders.c.quantity,
+        orders.c.remaining_quantity,
+        orders.c.valid_until,
+        orders.c.created_at,
+    )
+    .where(orders.c.close_reason.is_(None))
+    .order_by(orders.c.sequence)
+)
+_trade_columns = (
+    trades.c.id,
+    trades.c.sequence,
+    trades.c.symbol,
+    trades.c.price,
+    trades.c.quantity,
+    trades.c.taker_side,
+    trades.c.maker_order_id,
+    trades.c.taker_order_id,
+    trades.c.maker_broker_id,
+    trades.c.taker_broker_id,
+    trades.c.executed_at,
+)
+# An open order has met makers when it came and takers since.
+_open_party = and_(
+    orders.c.close_reason.is_(None),
+    or_(orders.c.id == trades.c.maker_order_id, orders.c.id == trades.c.taker_order_id),
+)
+TRADES_OF_OPEN_ORDERS = compiled(
+    select(orders.c.id, *_trade_columns)
+    .join_from(orders, trades, _open_party)
+    .order_by(trades.c.sequence, trades.c.id)
+)
+BROKER_BALANCES = compiled(
+    select(balances.c.broker_id, func.sum(balances.c.cash)).group_by(balances.c.broker_id)
+)
+# The symbols come from the few rows of balances, the prices of each from the end of its part of
+# the index trades_of_symbol, so that a start does not read the whole history.
+_symbol = select(balances.c.symbol).distinct().subquery("symbol")
+_recent = (
+    select(trades.c.price, trades.c.sequence, trades.c.id)
+    .where(trades.c.symbol == _symbol.c.symbol)
+    .order_by(trades.c.sequence.desc(), trades.c.id.desc())
+    .limit(literal_column(str(AVERAGE_TRADES_MAX)))
+    .lateral("recent")
+)
+RECENT_PRICES = compiled(
+    select(_symbol.c.symbol, _recent.c.price)
+    .join_from(_symbol, _recent, literal_column("TRUE"))
+    .order_by(_symbol.c.symbol, _recent.c.sequence, _recent.c.id)
+)
+NEWEST_CLOSED_ID = compiled(
+    select(orders.c.id)
+    .where(orders.c.close_reason.is_not(None))
+    .order_by(orders.c.id.desc())
+    .limit(literal_column("1"))
+)
+LATEST_INSTANT = compiled(
+    select(orders.c.created_at).order_by(orders.c.id.desc()).limit(literal_column("1"))
+)
+COUNT_TRADES = compiled(select(func.count()).select_from(trades))
+
+
+def order_of(row: Row) -> Order:
+    """An open order, without its trades, from a row of ``OPEN_ORDERS``."""
+    (order_id, sequence, broker_id, document_number, side, order_type) = row[:6]
+    (symbol, price, quantity, remaining, valid_until, created_at) = row[6:]
+    return Order(
+        id=order_id.int,
+        sequence=sequence,
+        broker_id=broker_id.int,
+        document_number=document_number,
+        side=Side(side),
+        order_type=OrderType(order_type),
+        time_in_force=TIME_IN_FORCE[OrderType(order_type)],
+        symbol=symbol,
+        price=price,
+        quantity=quantity,
+        remaining_quantity=remaining,
+        valid_until_us=to_us(valid_until),
+        created_at_us=to_us(created_at),
+    )
+
+
+def trade_of(row: Row) -> Trade:
+    """A trade from the columns of the table, in its order."""
+    trade_id, sequence, symbol, price, quantity, taker_side, maker_order, taker_order = row[:8]
+    maker_broker, taker_broker, executed_at = row[8:]
+    return Trade(
+        id=trade_id.int,
+        sequence=sequence,
+        symbol=symbol,
+        price=price,
+        quantity=quantity,
+        taker_side=Side(taker_side),
+        maker_order_id=maker_order.int,
+        taker_order_id=taker_order.int,
+        maker_broker_id=maker_broker.int,
+        taker_broker_id=taker_broker.int,
+        executed_at_us=to_us(executed_at),
+    )
+
+
+# ---- /debug/reset ----
+
+EMPTY_EVERYTHING = (
+    *(f"TRUNCATE {table}" for table in (orders, trades, balances, brokers)),
+    compiled(update(exchange_state).values(flushed_sequence=literal_column("0"))),
+)
