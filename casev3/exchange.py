@@ -1,0 +1,202 @@
+"""Everything in memory; the database only keeps.
+
+An order is matched in the book, recorded in the ledger and queued for the next flush, and the
+reply leaves at once. Every read is answered from memory.
+"""
+
+from itertools import islice
+
+from common import queries
+from common.brokers import Brokers, hash_key, new_api_key
+from common.database import Database, uuid_of
+from common.engine import Engine
+from common.errors import Forbidden, NotFound
+from common.exchange import Health
+from common.ids import format_id
+from common.ledger import Ledger
+from common.model import (
+    Balance,
+    BookDepth,
+    Broker,
+    NewOrder,
+    OrderDetail,
+    OrderPage,
+    OrderQuery,
+    Price,
+    Receipt,
+    Registration,
+)
+from common.sequencer import Sequencer
+from common.views import detail_of, matches, page_of, receipt_of
+from common.webhooks import Webhooks, notices
+from common.writer import Writer
+
+
+class Exchange:
+    """The verbs of ``common/exchange.py``."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        webhooks: Webhooks,
+        brokers: Brokers,
+        sequencer: Sequencer,
+        engine: Engine,
+        ledger: Ledger,
+        writer: Writer,
+    ) -> None:
+        self._database = database
+        self._webhooks = webhooks
+        self._brokers = brokers
+        self._sequencer = sequencer
+        self._engine = engine
+        self._ledger = ledger
+        self._writer = writer
+
+    async def register(self, name: str, webhook_url: str | None) -> Registration:
+        if webhook_url is not None:
+            await self._webhooks.check_target(webhook_url)
+        api_key = new_api_key()
+        broker = Broker(
+            self._sequencer.new_id(), name, webhook_url, hash_key(api_key), self._sequencer.now_us()
+        )
+        await self._database.execute(queries.INSERT_BROKER, queries.broker_row(broker))
+        self._brokers.add(broker)
+        return Registration(format_id(broker.id), api_key)
+
+    async def authenticate(self, key_hash: bytes) -> Broker:
+        return self._brokers.of(key_hash)
+
+    async def submit(self, key_hash: bytes, new_order: NewOrder) -> Receipt:
+        broker = self._brokers.of(key_hash)
+        self._writer.admit()
+        now_us = self._expire()
+        order = self._sequencer.accept(new_order, broker.id, now_us)
+        trades, makers = self._engine.submit(order)
+        self._ledger.record(order, trades, makers)
+        messages = notices(self._brokers.by_id, order, trades, makers)
+        self._writer.record(order.sequence, order, trades, makers, messages)
+        return receipt_of(order)
+
+    async def cancel(self, key_hash: bytes, order_id: int) -> None:
+        broker = self._brokers.of(key_hash)
+        now_us = self._expire()
+        order = self._ledger.orders.get(order_id)
+        owner_id = order.broker_id if order else await self._stored_owner(order_id)
+        if owner_id is not None and owner_id != broker.id:
+            raise Forbidden("the order belongs to another broker")
+        if order is not None and order.is_open:
+            self._engine.cancel(order, now_us)
+            self._ledger.closed(order)
+            self._writer.record_closed(self._sequencer.advance(), [order])
+
+    async def order(self, key_hash: bytes, order_id: int) -> OrderDetail:
+        broker = self._brokers.of(key_hash)
+        self._expire()
+        order = self._ledger.orders.get(order_id)
+        if order is None:
+            owner_id, detail = await self._stored_order(order_id)
+        else:
+            owner_id, detail = order.broker_id, detail_of(order, self._brokers.by_id)
+        if owner_id != broker.id:
+            raise Forbidden("the order belongs to another broker")
+        return detail
+
+    async def orders(self, key_hash: bytes, query: OrderQuery) -> OrderPage:
+        broker = self._brokers.of(key_hash)
+        self._expire()
+        kept = self._ledger.newest_first(broker.id, query)
+        chosen = (order for order in kept if matches(order, query))
+        # One more than a page, to see whether another follows.
+        orders = list(islice(chosen, query.limit + 1))
+        details = {format_id(order.id): detail_of(order, self._brokers.by_id) for order in orders}
+        newest_evicted = min(query.before_id - 1, self._ledger.evicted_until_id)
+        full_without = len(orders) > query.limit and orders[-1].id > newest_evicted
+        if query.status != "open" and newest_evicted > 0 and not full_without:
+            details = await self._stored_orders(broker, query, newest_evicted) | details
+        return page_of(details.values(), query.limit)
+
+    async def price(self, key_hash: bytes, symbol: str, trades: int) -> Price:
+        self._brokers.of(key_hash)
+        price = self._ledger.price(symbol, trades)
+        if price is None:
+            raise NotFound(f"{symbol} has not traded yet")
+        return price
+
+    async def book(self, key_hash: bytes, symbol: str, depth: int) -> BookDepth:
+        self._brokers.of(key_hash)
+        self._expire()
+        book = self._engine.books.get(symbol)
+        if book is None:
+            return BookDepth(symbol, depth, [], [])
+        return BookDepth(symbol, depth, book.asks.depth(depth), book.bids.depth(depth))
+
+    async def balance(self, key_hash: bytes) -> Balance:
+        broker = self._brokers.of(key_hash)
+        return Balance(format_id(broker.id), broker.name, self._ledger.balances.get(broker.id, 0))
+
+    async def sweep(self) -> None:
+        self._ledger.evict(self._expire())
+
+    async def health(self) -> Health:
+        full = self._writer.full()
+        return Health(
+            "too many changes wait for the database" if full else None,
+            {
+                "brokers": len(self._brokers.by_id),
+                "books": len(self._engine.books),
+                "open_orders": len(self._engine.open_orders),
+                "orders_in_memory": len(self._ledger.orders),
+                "trades": self._ledger.trade_count,
+                **self._writer.figures(),
+                **self._webhooks.figures(),
+            },
+        )
+
+    async def trade_count(self) -> int:
+        return self._ledger.trade_count
+
+    async def reset(self) -> None:
+        async with self._writer.idle:
+            await self._database.run(*queries.EMPTY_EVERYTHING)
+            self._writer.forget()
+            self._brokers.clear()
+            self._engine.clear()
+            self._ledger.clear()
+            self._sequencer.sequence = 0
+
+    def _expire(self) -> int:
+        """Close what has ended by now; the present instant."""
+        now_us = self._sequencer.now_us()
+        ended = self._engine.expire(now_us)
+        if ended:
+            for order in ended:
+                self._ledger.closed(order)
+            self._writer.record_closed(self._sequencer.sequence, ended)
+        return now_us
+
+    async def _stored_owner(self, order_id: int) -> int | None:
+        """The broker of an order that has left memory, None when there is no such order."""
+        row = await self._database.row(queries.ORDER_OWNER, {"order_id": uuid_of(order_id)})
+        return row[0].int if row else None
+
+    async def _stored_order(self, order_id: int) -> tuple[int, OrderDetail]:
+        """An order that has left memory, and whose it is. Raises NotFound."""
+        rows = await self._database.rows(queries.ORDER_DETAIL, {"order_id": uuid_of(order_id)})
+        if not rows:
+            raise NotFound("no such order")
+        return next(queries.details_of(rows))
+
+    async def _stored_orders(
+        self, broker: Broker, query: OrderQuery, up_to_id: int
+    ) -> dict[str, OrderDetail]:
+        """A page of closed orders from the database, some of which memory may hold too."""
+        parameters = {
+            "broker_id": uuid_of(broker.id),
+            "up_to_id": uuid_of(up_to_id),
+            "symbol": query.symbol,
+            "limit": query.limit + 1,
+        }
+        rows = await self._database.rows(queries.CLOSED_ORDERS, parameters)
+        return {detail.id: detail for _, detail in queries.details_of(rows)}

@@ -1,0 +1,85 @@
+"""What every case can do, and what it promises. The three ``exchange.py`` have these methods.
+
+No verb knows about HTTP. A verb of a broker takes the hash of the broker's key and raises
+Unauthorized when nobody holds it; every verb may raise Unavailable.
+"""
+
+from typing import Protocol
+
+from msgspec import Struct
+
+from common.model import (
+    Balance,
+    BookDepth,
+    Broker,
+    NewOrder,
+    OrderDetail,
+    OrderPage,
+    OrderQuery,
+    Price,
+    Receipt,
+    Registration,
+)
+
+
+class Health(Struct, frozen=True):
+    """Whether the exchange can serve, why not, and figures by name (units at the names' ends)."""
+
+    reason: str | None
+    figures: dict[str, float]
+
+
+class Exchange(Protocol):
+    """The verbs of an exchange."""
+
+    async def register(self, name: str, webhook_url: str | None) -> Registration:
+        """A new broker. Durable when it returns. Raises InvalidField for a refused webhook."""
+        ...
+
+    async def authenticate(self, key_hash: bytes) -> Broker:
+        """Who holds the key."""
+        ...
+
+    async def submit(self, key_hash: bytes, new_order: NewOrder) -> Receipt:
+        """Accept an order and match it. What was matched when it returns is final."""
+        ...
+
+    async def cancel(self, key_hash: bytes, order_id: int) -> None:
+        """Close an own order if it is open. Raises Forbidden for another broker's."""
+        ...
+
+    async def order(self, key_hash: bytes, order_id: int) -> OrderDetail:
+        """An own order with its trades. Raises NotFound, Forbidden."""
+        ...
+
+    async def orders(self, key_hash: bytes, query: OrderQuery) -> OrderPage:
+        """Own orders, newest first."""
+        ...
+
+    async def price(self, key_hash: bytes, symbol: str, trades: int) -> Price:
+        """The last price and the mean of the last ``trades``. Raises NotFound before the first."""
+        ...
+
+    async def book(self, key_hash: bytes, symbol: str, depth: int) -> BookDepth:
+        """The best ``depth`` levels of each side; none for a symbol without orders."""
+        ...
+
+    async def balance(self, key_hash: bytes) -> Balance:
+        """Cash from all own trades."""
+        ...
+
+    async def sweep(self) -> None:
+        """Close the orders that have ended, though nobody asks for them; called regularly."""
+        ...
+
+    async def health(self) -> Health:
+        """Whether it can serve."""
+        ...
+
+    async def trade_count(self) -> int:
+        """How many trades there are."""
+        ...
+
+    async def reset(self) -> None:
+        """Empty everything, brokers too."""
+        ...

@@ -1,0 +1,68 @@
+"""What the exchange keeps, as its readers see it."""
+
+from collections.abc import Iterable, Mapping
+
+from common.ids import format_id
+from common.model import (
+    Broker,
+    Order,
+    OrderDetail,
+    OrderPage,
+    OrderQuery,
+    Receipt,
+    Trade,
+    TradeDetail,
+    to_datetime,
+)
+
+
+def receipt_of(order: Order) -> Receipt:
+    """The reply to a new order."""
+    return Receipt(
+        format_id(order.id), "open" if order.is_open else "closed", order.remaining_quantity
+    )
+
+
+def detail_of(order: Order, brokers: Mapping[int, Broker]) -> OrderDetail:
+    """An order in memory, with its trades."""
+    until_us = order.valid_until_us
+    return OrderDetail(
+        id=format_id(order.id),
+        side=order.side,
+        order_type=order.order_type,
+        symbol=order.symbol,
+        price=order.price,
+        quantity=order.quantity,
+        remaining_quantity=order.remaining_quantity,
+        status="open" if order.is_open else "closed",
+        close_reason=order.close_reason,
+        valid_until=None if until_us is None else to_datetime(until_us),
+        created_at=to_datetime(order.created_at_us),
+        trades=[_side_of(trade, order, brokers) for trade in order.trades],
+    )
+
+
+def _side_of(trade: Trade, order: Order, brokers: Mapping[int, Broker]) -> TradeDetail:
+    made = trade.maker_order_id == order.id
+    counterparty = brokers[trade.taker_broker_id if made else trade.maker_broker_id]
+    return TradeDetail(
+        trade_id=format_id(trade.id),
+        price=trade.price,
+        quantity=trade.quantity,
+        counterparty_broker=counterparty.name,
+        executed_at=to_datetime(trade.executed_at_us),
+    )
+
+
+def matches(order: Order, query: OrderQuery) -> bool:
+    """Whether a listing shows the order."""
+    if query.symbol is not None and order.symbol != query.symbol:
+        return False
+    return query.status is None or order.is_open == (query.status == "open")
+
+
+def page_of(details: Iterable[OrderDetail], limit: int) -> OrderPage:
+    """The newest ``limit`` of the given orders, which are one more when another page follows."""
+    newest = sorted(details, key=lambda detail: detail.id, reverse=True)
+    shown = newest[:limit]
+    return OrderPage(shown, shown[-1].id if len(newest) > limit else None)

@@ -1,0 +1,231 @@
+"""JSON in and out: bodies and query strings to model values, model values to bytes. Pure.
+
+A body is decoded straight into a typed struct. Only when that fails is it looked at a second time,
+to say whether it is no JSON at all (400) or JSON with a wrong field (422), and which.
+"""
+
+import json
+import math
+import re
+from collections.abc import Container, Mapping
+from datetime import datetime
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from common.errors import InvalidField, MalformedBody
+from common.ids import parse_id
+from common.model import (
+    EPOCH,
+    MICROSECOND,
+    PAGE_MAX,
+    PRICE_MAX_CENTS,
+    QUANTITY_MAX,
+    Balance,
+    NewOrder,
+    OrderQuery,
+    OrderType,
+    Side,
+)
+
+NAME_MAX = 100
+DOCUMENT_NUMBER_MAX = 20
+SYMBOL_MAX = 12
+WEBHOOK_URL_MAX = 2000
+PAGE_DEFAULT = 50
+_ID_END = 1 << 128
+_UNTIL_END_US = (datetime.max.replace(tzinfo=EPOCH.tzinfo) - EPOCH) // MICROSECOND
+_NOT_UNICODE = re.compile("[\ud800-\udfff]")
+
+_T = TypeVar("_T", bound=Struct)
+_Cents = Annotated[int, Meta(ge=1, le=PRICE_MAX_CENTS)]
+
+
+class OrderBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of POST /orders. Prices are integer cents, quantities integer shares."""
+
+    document_number: Annotated[str, Meta(min_length=1, max_length=DOCUMENT_NUMBER_MAX)]
+    side: Side
+    symbol: str
+    quantity: Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
+    order_type: OrderType = OrderType.LIMIT
+    price: _Cents | None = None
+    valid_until: Any = None
+
+
+class RegisterBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of POST /register."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=NAME_MAX)]
+    webhook_url: Annotated[str, Meta(max_length=WEBHOOK_URL_MAX)] | None = None
+
+
+class ErrorBody(Struct, frozen=True):
+    """Every reply that is not a success."""
+
+    code: str
+    detail: str
+
+
+_encoder = msgspec.json.Encoder()
+_order_decoder = msgspec.json.Decoder(OrderBody)
+_register_decoder = msgspec.json.Decoder(RegisterBody)
+
+
+def encode(reply: object) -> bytes:
+    """The JSON of a reply."""
+    return _encoder.encode(reply)
+
+
+def encode_balance(balance: Balance) -> bytes:
+    """The JSON of a balance, the one integer that may leave 64 bits, which the encoder refuses."""
+    return json.dumps(msgspec.structs.asdict(balance)).encode()
+
+
+def decode_order(body: bytes, now_us: int) -> NewOrder:
+    """The order in a body that arrived at ``now_us``. Raises MalformedBody, InvalidField."""
+    asked = _decode(_order_decoder, body)
+    refuse_nul("document_number", asked.document_number)
+    symbol = decode_symbol(asked.symbol)
+    valid_until_us = None
+    if asked.order_type is OrderType.LIMIT:
+        if asked.price is None:
+            raise InvalidField(f"price: required for a limit order, 1 to {PRICE_MAX_CENTS} cents")
+        valid_until_us = _decode_until(asked.valid_until, now_us)
+    elif asked.price is not None:
+        raise InvalidField("price: not allowed for a market order, which takes any price")
+    return NewOrder(
+        asked.document_number,
+        asked.side,
+        asked.order_type,
+        symbol,
+        asked.price,
+        asked.quantity,
+        valid_until_us,
+    )
+
+
+def decode_register(body: bytes) -> RegisterBody:
+    """Name and webhook of a new broker. Raises MalformedBody, InvalidField."""
+    asked = _decode(_register_decoder, body)
+    refuse_nul("name", asked.name)
+    return asked
+
+
+def decode_symbol(text: str) -> str:
+    """The symbol in upper case. Raises InvalidField."""
+    if not (0 < len(text) <= SYMBOL_MAX and text.isascii() and text.isalnum()):
+        raise InvalidField(f"symbol: expected 1 to {SYMBOL_MAX} of A-Z and 0-9")
+    return text.upper()
+
+
+def decode_count(query: Mapping[str, str], name: str, *, default: int, most: int) -> int:
+    """An integer from 1 to ``most`` in a query string. Raises InvalidField."""
+    text = query.get(name)
+    if text is None:
+        return default
+    # The length first: a number of many digits is refused before it is computed.
+    digits = len(text) <= len(str(most)) and text.isascii() and text.isdigit()
+    if not digits or not 1 <= int(text) <= most:
+        raise InvalidField(f"{name}: expected an integer from 1 to {most}")
+    return int(text)
+
+
+def decode_order_query(query: Mapping[str, str]) -> OrderQuery:
+    """The filter of GET /orders. Raises InvalidField."""
+    text = query.get("status")
+    if text not in (None, "open", "closed"):
+        raise InvalidField("status: expected open or closed")
+    status: Literal["open", "closed"] | None = text  # type: ignore[assignment]
+    symbol = query.get("symbol")
+    cursor = query.get("cursor")
+    before_id = _ID_END if cursor is None else parse_id(cursor)
+    if before_id is None:
+        raise InvalidField("cursor: expected the next_cursor of the page before")
+    return OrderQuery(
+        status,
+        None if symbol is None else decode_symbol(symbol),
+        decode_count(query, "limit", default=PAGE_DEFAULT, most=PAGE_MAX),
+        before_id,
+    )
+
+
+def _decode_until(text: Any, now_us: int) -> int:
+    """Microseconds since the epoch of ``valid_until``, checked against the clock."""
+    expected = "valid_until: expected an instant in the future, ISO 8601 with offset"
+    example = ", such as 2030-01-31T18:00:00-03:00"
+    if not isinstance(text, str):
+        raise InvalidField(f"{expected}{example}; required for a limit order")
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidField(expected + example) from None
+    if instant.tzinfo is None:
+        raise InvalidField(f"{expected}{example}; the offset is missing")
+    instant_us = (instant - EPOCH) // MICROSECOND
+    if instant_us <= now_us:
+        raise InvalidField(f"{expected}; it is in the past")
+    if instant_us > _UNTIL_END_US:
+        raise InvalidField(f"{expected}; the year is after {datetime.max.year}")
+    return instant_us
+
+
+def refuse_nul(field: str, text: str) -> None:
+    """Raises InvalidField for the one character that PostgreSQL cannot keep."""
+    if "\0" in text:
+        raise InvalidField(f"{field}: the character NUL is not allowed")
+
+
+def _decode(decoder: msgspec.json.Decoder[_T], body: bytes) -> _T:
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        _refuse_malformed(body)
+        if isinstance(error, msgspec.ValidationError):
+            raise InvalidField(_field_first(str(error), decoder.type)) from None
+        raise InvalidField(_not_representable(body, decoder.type.__struct_fields__)) from None
+
+
+def _refuse_malformed(body: bytes) -> None:
+    """Raise MalformedBody unless the body is JSON."""
+    try:
+        json.loads(body.decode())
+    except UnicodeDecodeError:
+        raise MalformedBody("the body is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise MalformedBody(f"the body is not JSON: {error}") from None
+    except RecursionError:
+        raise MalformedBody("the body is nested too deeply; expected a flat object") from None
+    except ValueError:  # an integer of thousands of digits: JSON, but for no field of ours
+        return
+
+
+def _field_first(message: str, body_type: Any) -> str:
+    """``Expected `int` - at `$.price` `` becomes ``price: expected `int` ``."""
+    reason, _, path = message.partition(" - at ")
+    field = path.strip("`").removeprefix("$.")
+    fields = msgspec.structs.fields(body_type)
+    if "unknown field" in reason:
+        allowed = ", ".join(known.name for known in fields)
+        return f"{reason[0].lower()}{reason[1:]}; allowed are {allowed}"
+    if not path:
+        return f"body: {reason[0].lower()}{reason[1:]}"
+    types = {known.name: known.type for known in fields}
+    allowed = " or ".join(getattr(types.get(field), "__members__", {}).values())
+    return f"{field}: {reason[0].lower()}{reason[1:]}" + (
+        f"; expected {allowed}" if allowed else ""
+    )
+
+
+def _not_representable(body: bytes, fields: Container[str]) -> str:
+    """Which field holds what JSON can write and no exchange can keep: NaN, half a character."""
+    document = json.loads(body)
+    for name, value in document.items() if isinstance(document, dict) else ():
+        if name not in fields:
+            continue
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"{name}: expected an integer"
+        if isinstance(value, str) and _NOT_UNICODE.search(value):
+            return f"{name}: half of a surrogate pair is not a character"
+    return "body: it holds a value that cannot be represented"
