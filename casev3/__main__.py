@@ -1,6 +1,6 @@
 from common.server import main
 
-from .app import open_exchange
+from .app import STATELESS, open_exchange
 
 if __name__ == "__main__":
-    main(open_exchange)
+    main(open_exchange, stateless=STATELESS)

@@ -17,6 +17,9 @@ from .exchange import Exchange
 
 log = logging.getLogger(__name__)
 
+# The book is in the memory of one process.
+STATELESS = False
+
 
 @asynccontextmanager
 async def open_exchange(settings: Settings, database_url: str) -> AsyncIterator[Exchange]:
@@ -43,6 +46,7 @@ async def open_exchange(settings: Settings, database_url: str) -> AsyncIterator[
         database_url,
         flush_interval_s=settings.flush_ms / 1000,
         pending_max=settings.flush_pending_max,
+        patience_s=settings.pool_wait_ms / 1000,
         on_saved=saved,
     )
     async with database.opened(), webhooks.opened(), writer.opened():

@@ -6,6 +6,8 @@ reply leaves at once. Every read is answered from memory.
 
 from itertools import islice
 
+from msgspec import structs
+
 from common import queries
 from common.brokers import Brokers, hash_key, new_api_key
 from common.database import Database, uuid_of
@@ -75,7 +77,7 @@ class Exchange:
         order = self._sequencer.accept(new_order, broker.id, now_us)
         trades, makers = self._engine.submit(order)
         self._ledger.record(order, trades, makers)
-        messages = notices(self._brokers.by_id, order, trades, makers)
+        messages = notices(self._brokers.webhook_urls, order, trades, makers)
         self._writer.record(order.sequence, order, trades, makers, messages)
         return receipt_of(order)
 
@@ -114,7 +116,8 @@ class Exchange:
         newest_evicted = min(query.before_id - 1, self._ledger.evicted_until_id)
         full_without = len(orders) > query.limit and orders[-1].id > newest_evicted
         if query.status != "open" and newest_evicted > 0 and not full_without:
-            details = await self._stored_orders(broker, query, newest_evicted) | details
+            older = structs.replace(query, before_id=newest_evicted + 1)
+            details = await self._stored_orders(key_hash, older) | details
         return page_of(details.values(), query.limit)
 
     async def price(self, key_hash: bytes, symbol: str, trades: int) -> Price:
@@ -142,6 +145,7 @@ class Exchange:
     async def health(self) -> Health:
         full = self._writer.full()
         return Health(
+            "flush",
             "too many changes wait for the database" if full else None,
             {
                 "brokers": len(self._brokers.by_id),
@@ -188,15 +192,8 @@ class Exchange:
             raise NotFound("no such order")
         return next(queries.details_of(rows))
 
-    async def _stored_orders(
-        self, broker: Broker, query: OrderQuery, up_to_id: int
-    ) -> dict[str, OrderDetail]:
+    async def _stored_orders(self, key_hash: bytes, query: OrderQuery) -> dict[str, OrderDetail]:
         """A page of closed orders from the database, some of which memory may hold too."""
-        parameters = {
-            "broker_id": uuid_of(broker.id),
-            "up_to_id": uuid_of(up_to_id),
-            "symbol": query.symbol,
-            "limit": query.limit + 1,
-        }
-        rows = await self._database.rows(queries.CLOSED_ORDERS, parameters)
+        parameters = queries.page_parameters(key_hash, query)
+        rows = await self._database.rows(queries.OWN_ORDERS["closed"], parameters)
         return {detail.id: detail for _, detail in queries.details_of(rows)}

@@ -256,13 +256,11 @@ async def get_trade_count(request: web.Request) -> web.Response:
 
 async def get_health(request: web.Request) -> web.Response:
     health = await request.app[EXCHANGE].health()
-    durability = request.app[SETTINGS].durability
+    about = {"durability": health.durability, **health.figures}
     if health.reason is None:
-        return json_response(
-            wire.encode({"status": "ok", "durability": durability, **health.figures})
-        )
+        return json_response(wire.encode({"status": "ok", **about}))
     response = json_response(
-        wire.encode({"status": "unavailable", "reason": health.reason, **health.figures}),
+        wire.encode({"status": "unavailable", "reason": health.reason, **about}),
         HTTPStatus.SERVICE_UNAVAILABLE,
     )
     response.headers["Retry-After"] = "1"

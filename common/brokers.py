@@ -35,11 +35,15 @@ class Brokers:
 
     def __init__(self) -> None:
         self.by_id: dict[int, Broker] = {}
+        # Of those only who want to be told.
+        self.webhook_urls: dict[int, str] = {}
         self._by_key: dict[bytes, Broker] = {}
 
     def add(self, broker: Broker) -> None:
         self.by_id[broker.id] = broker
         self._by_key[broker.key_hash] = broker
+        if broker.webhook_url is not None:
+            self.webhook_urls[broker.id] = broker.webhook_url
 
     def of(self, key_hash: bytes) -> Broker:
         """Who holds the key. Raises Unauthorized when nobody does."""
@@ -50,6 +54,7 @@ class Brokers:
 
     def clear(self) -> None:
         self.by_id.clear()
+        self.webhook_urls.clear()
         self._by_key.clear()
 
 

@@ -33,12 +33,8 @@ class Engine:
     def submit(self, order: Order) -> Execution:
         """Match a new order and let the rest of it rest, if it may.
 
-        The caller has closed what ended before: ``expire(order.created_at_us)``. An order whose
-        own end has come trades no more and closes at once.
+        The caller has closed what ended before: ``expire(order.created_at_us)``.
         """
-        if order.valid_until_us is not None and order.valid_until_us <= order.created_at_us:
-            close(order, CloseReason.EXPIRED, order.valid_until_us)
-            return Execution([], [])
         book = self.books.get(order.symbol)
         fills = cross(order, book.makers(order)) if book else []
         trades = execute(order, fills)

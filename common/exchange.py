@@ -23,8 +23,12 @@ from common.model import (
 
 
 class Health(Struct, frozen=True):
-    """Whether the exchange can serve, why not, and figures by name (units at the names' ends)."""
+    """Whether the exchange can serve, why not, and figures by name (units at the names' ends).
 
+    ``durability`` says when an order is acknowledged: after its ``commit`` or before its ``flush``.
+    """
+
+    durability: str
     reason: str | None
     figures: dict[str, float]
 

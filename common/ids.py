@@ -13,6 +13,7 @@ import time
 from common.model import Order
 
 FILL_BITS = 32
+ID_MAX = (1 << 128) - 1
 _RANDOM_BITS = 30
 _VERSION_7 = 0x7 << 76
 _VARIANT = 0b10 << 62

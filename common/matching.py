@@ -18,9 +18,12 @@ def cross(taker: Order, makers: Iterable[Order]) -> list[Fill]:
     """Who trades with the taker, and for how much. Nothing is changed.
 
     ``makers`` are the open orders of the opposite side in priority: best price first, at one price
-    the one accepted first. No more of them is read than the fills need, and one.
+    the one accepted first. No more of them is read than the fills need, and one. A taker whose own
+    end has come meets nobody.
     """
-    fills = []
+    fills: list[Fill] = []
+    if has_ended(taker):
+        return fills
     wanted = taker.remaining_quantity
     for maker in makers:
         if not accepts(taker, maker.price):
@@ -43,8 +46,9 @@ def accepts(taker: Order, price: int | None) -> bool:
 def execute(taker: Order, fills: list[Fill]) -> list[Trade]:
     """Carry the fills out on both sides and say what happened, in the order of the fills.
 
-    Afterwards an order with nothing left is closed as filled, and a taker that may not rest is
-    closed as unfilled. Time and ids come from the taker, so the same fills give the same trades.
+    Afterwards an order with nothing left is closed as filled, a taker that may not rest is closed
+    as unfilled, and one that has ended meanwhile as expired. Time and ids come from the taker, so
+    the same fills give the same trades.
     """
     now_us = taker.created_at_us
     trades = []
@@ -70,7 +74,14 @@ def execute(taker: Order, fills: list[Fill]) -> list[Trade]:
                 close(order, CloseReason.FILLED, now_us)
     if taker.is_open and taker.time_in_force is TimeInForce.IMMEDIATE_OR_CANCEL:
         close(taker, CloseReason.UNFILLED, now_us)
+    if taker.is_open and has_ended(taker):
+        close(taker, CloseReason.EXPIRED, taker.valid_until_us or now_us)
     return trades
+
+
+def has_ended(order: Order) -> bool:
+    """Whether the order had already ended when it was accepted."""
+    return order.valid_until_us is not None and order.valid_until_us <= order.created_at_us
 
 
 def close(order: Order, reason: CloseReason, now_us: int) -> None:

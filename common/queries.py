@@ -8,6 +8,7 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     ColumnElement,
+    LargeBinary,
     Numeric,
     Text,
     Uuid,
@@ -21,8 +22,10 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    union_all,
     update,
 )
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.sql.selectable import NamedFromClause, Subquery
 from sqlalchemy.types import TypeEngine
@@ -31,10 +34,16 @@ from common.database import Row, compiled, uuid_of
 from common.ids import format_id
 from common.model import (
     AVERAGE_TRADES_MAX,
+    PRICE_MAX_CENTS,
     TIME_IN_FORCE,
+    BookDepth,
     Broker,
+    CloseReason,
+    Level,
+    NewOrder,
     Order,
     OrderDetail,
+    OrderQuery,
     OrderType,
     Side,
     Trade,
@@ -43,6 +52,12 @@ from common.model import (
     to_us,
 )
 from common.tables import balances, brokers, exchange_state, orders, trades
+
+
+def _word(constant: str) -> ColumnElement[str]:
+    """One of our own words as a constant of the statement, not a parameter."""
+    return literal_column(f"'{constant}'", Text)
+
 
 # ---- bulk writing: one parameter an array column, one statement a table ----
 
@@ -101,7 +116,8 @@ _changed = _columns(
 )
 UPDATE_ORDERS = compiled(
     update(orders)
-    .where(orders.c.id == _changed.c.id)
+    # A closed order never changes; who tries with what was read before sees fewer rows changed.
+    .where(orders.c.id == _changed.c.id, orders.c.close_reason.is_(None))
     .values(
         remaining_quantity=_changed.c.remaining_quantity,
         close_reason=_changed.c.close_reason,
@@ -183,6 +199,16 @@ _counterparty = case(
 )
 
 
+# An order that has ended reads as expired from that instant on, though nothing has closed it yet.
+_close_reason = case(
+    (
+        and_(orders.c.close_reason.is_(None), orders.c.valid_until <= func.statement_timestamp()),
+        _word(CloseReason.EXPIRED),
+    ),
+    else_=orders.c.close_reason,
+)
+
+
 def _details(chosen: Subquery | None = None) -> Any:
     """Orders with one row for each of their trades, or one with nulls where there is none.
 
@@ -201,7 +227,7 @@ def _details(chosen: Subquery | None = None) -> Any:
             orders.c.price,
             orders.c.quantity,
             orders.c.remaining_quantity,
-            orders.c.close_reason,
+            _close_reason,
             orders.c.valid_until,
             orders.c.created_at,
             trades.c.id,
@@ -218,20 +244,47 @@ def _details(chosen: Subquery | None = None) -> Any:
 
 ORDER_DETAIL = compiled(_details().where(orders.c.id == bindparam("order_id", type_=Uuid)))
 
-# The closed orders of a broker below an id, newest first: index orders_of_broker, read backwards.
-_page = (
-    select(orders.c.id)
-    .where(
-        orders.c.broker_id == bindparam("broker_id", type_=Uuid),
-        orders.c.id <= bindparam("up_to_id", type_=Uuid),
-        orders.c.close_reason.is_not(None),
-        func.coalesce(bindparam("symbol", type_=Text), orders.c.symbol) == orders.c.symbol,
-    )
-    .order_by(orders.c.id.desc())
-    .limit(bindparam("limit", type_=BigInteger))
-    .subquery("page")
+# The newest orders of a broker below an id: index orders_of_broker, read backwards.
+_broker_of_key = (
+    select(brokers.c.id)
+    .where(brokers.c.key_hash == bindparam("key_hash", type_=LargeBinary))
+    .scalar_subquery()
 )
-CLOSED_ORDERS = compiled(_details(_page))
+
+
+def _page(*conditions: ColumnElement[bool]) -> str:
+    """A page of the broker's orders that meet the conditions too."""
+    chosen = (
+        select(orders.c.id)
+        .where(
+            orders.c.broker_id == _broker_of_key,
+            orders.c.id < bindparam("before_id", type_=Uuid),
+            func.coalesce(bindparam("symbol", type_=Text), orders.c.symbol) == orders.c.symbol,
+            *conditions,
+        )
+        .order_by(orders.c.id.desc())
+        .limit(bindparam("limit", type_=BigInteger))
+        .subquery("page")
+    )
+    return compiled(_details(chosen))
+
+
+OWN_ORDERS = {
+    None: _page(),
+    "open": _page(orders.c.close_reason.is_(None), _close_reason.is_(None)),
+    "closed": _page(_close_reason.is_not(None)),
+}
+
+
+def page_parameters(key_hash: bytes, query: OrderQuery) -> dict[str, Any]:
+    """For ``OWN_ORDERS``: one order more than a page, to see whether another page follows."""
+    return {
+        "key_hash": key_hash,
+        "before_id": uuid_of(query.before_id),
+        "symbol": query.symbol,
+        "limit": query.limit + 1,
+    }
+
 
 ORDER_OWNER = compiled(
     select(orders.c.broker_id).where(orders.c.id == bindparam("order_id", type_=Uuid))
@@ -267,26 +320,183 @@ def details_of(rows: Iterable[Row]) -> Iterator[tuple[int, OrderDetail]]:
         )
 
 
+# ---- what the other reads ask ----
+
+AUTHENTICATE = compiled(
+    select(*_broker_columns).where(brokers.c.key_hash == bindparam("key_hash", type_=LargeBinary))
+)
+
+_latest = (
+    select(trades.c.price, trades.c.sequence, trades.c.id)
+    .where(trades.c.symbol == bindparam("symbol", type_=Text))
+    .order_by(trades.c.sequence.desc(), trades.c.id.desc())
+    .limit(bindparam("trades", type_=BigInteger))
+    .subquery("latest")
+)
+# Last price, mean rounded down, how many: from the end of the symbol's part of trades_of_symbol.
+PRICE = compiled(
+    select(
+        func.array_agg(
+            aggregate_order_by(_latest.c.price, _latest.c.sequence.desc(), _latest.c.id.desc())
+        )[literal_column("1")],
+        cast(func.div(func.sum(_latest.c.price), func.count()), BigInteger),
+        func.count(),
+    ).select_from(_latest)
+)
+
+
+def _levels(side: Side) -> Subquery:
+    """The best levels of one side: the index orders_open gives them best first, so the groups
+    behind the last level shown are never read."""
+    best_first = orders.c.price.desc() if side is Side.BID else orders.c.price.asc()
+    return (
+        select(
+            orders.c.price,
+            cast(func.sum(orders.c.remaining_quantity), BigInteger).label("total_quantity"),
+            func.count().label("order_count"),
+        )
+        .where(
+            orders.c.symbol == bindparam("symbol", type_=Text),
+            orders.c.side == _word(side),
+            orders.c.close_reason.is_(None),
+            orders.c.valid_until > func.statement_timestamp(),
+        )
+        .group_by(orders.c.price)
+        .order_by(best_first)
+        .limit(bindparam("depth", type_=BigInteger))
+        .subquery(side.value)
+    )
+
+
+_asks, _bids = _levels(Side.ASK), _levels(Side.BID)
+BOOK = compiled(union_all(select(_word(Side.ASK), _asks), select(_word(Side.BID), _bids)))
+
+
+def book_of(symbol: str, depth: int, rows: Iterable[Row]) -> BookDepth:
+    """Both sides, best first, from rows of ``BOOK``."""
+    levels: dict[str, list[Level]] = {Side.ASK: [], Side.BID: []}
+    for side, price, total_quantity, order_count in rows:
+        levels[side].append(Level(price, total_quantity, order_count))
+    levels[Side.ASK].sort(key=lambda level: level.price)
+    levels[Side.BID].sort(key=lambda level: -level.price)
+    return BookDepth(symbol, depth, levels[Side.ASK], levels[Side.BID])
+
+
+# A sum over at most as many rows as there are symbols: the primary key of balances.
+BALANCE = compiled(
+    select(func.coalesce(func.sum(balances.c.cash), literal_column("0"))).where(
+        balances.c.broker_id == _broker_of_key
+    )
+)
+
+_open_columns = (
+    orders.c.id,
+    orders.c.sequence,
+    orders.c.broker_id,
+    orders.c.document_number,
+    orders.c.side,
+    orders.c.order_type,
+    orders.c.symbol,
+    orders.c.price,
+    orders.c.quantity,
+    orders.c.remaining_quantity,
+    orders.c.valid_until,
+    orders.c.created_at,
+)
+
+# ---- matching in the database ----
+
+# Whoever changes the book of a symbol holds this lock until the commit. Locking the rows that were
+# found is not enough: of two orders that cross each other and come at once, neither would see the
+# other's row, and both would rest.
+LOCK_SYMBOL = compiled(
+    select(
+        func.pg_advisory_xact_lock(
+            literal_column("1"), func.hashtext(bindparam("symbol", type_=Text))
+        )
+    )
+)
+# What an order is stamped with once the lock is held: whose it is, its place, and the time.
+ACCEPT = compiled(
+    select(
+        brokers.c.id,
+        brokers.c.webhook_url,
+        func.nextval(literal_column("'order_sequence'")),
+        func.clock_timestamp(),
+    ).where(brokers.c.key_hash == bindparam("key_hash", type_=LargeBinary))
+)
+
+
+def _makers(side: Side) -> str:
+    """The best resting orders of ``side`` up to a price, locked: index orders_open."""
+    limit = cast(bindparam("price", type_=BigInteger), BigInteger)
+    within = orders.c.price >= limit if side is Side.BID else orders.c.price <= limit
+    best_first = orders.c.price.desc() if side is Side.BID else orders.c.price.asc()
+    return compiled(
+        select(*_open_columns, brokers.c.webhook_url)
+        .join_from(orders, brokers, brokers.c.id == orders.c.broker_id)
+        .where(
+            orders.c.symbol == bindparam("symbol", type_=Text),
+            orders.c.side == _word(side),
+            orders.c.close_reason.is_(None),
+            orders.c.valid_until > func.clock_timestamp(),
+            within,
+        )
+        .order_by(best_first, orders.c.sequence)
+        .limit(bindparam("limit", type_=BigInteger))
+        .with_for_update(of=orders)
+    )
+
+
+# By the side of the taker.
+MAKERS = {Side.BID: _makers(Side.ASK), Side.ASK: _makers(Side.BID)}
+
+
+def makers_parameters(new_order: NewOrder, limit: int) -> dict[str, Any]:
+    """For ``LOCK_SYMBOL`` and ``MAKERS``. A market order takes any price."""
+    worst = PRICE_MAX_CENTS if new_order.side is Side.BID else 0
+    price = worst if new_order.price is None else new_order.price
+    return {"symbol": new_order.symbol, "price": price, "limit": limit}
+
+
+def webhook_urls(order: Order, url: str | None, makers: Iterable[Row]) -> dict[int, str]:
+    """Where the taker, with its ``url``, and the makers of rows of ``MAKERS`` want to be told."""
+    urls = {row[2].int: row[-1] for row in makers} | {order.broker_id: url}
+    return {broker_id: known for broker_id, known in urls.items() if known is not None}
+
+
+# Closes an own open order; a closed one, or one that has ended, stays as it is.
+CANCEL = compiled(
+    update(orders)
+    .where(
+        orders.c.id == bindparam("order_id", type_=Uuid),
+        orders.c.broker_id == _broker_of_key,
+        orders.c.close_reason.is_(None),
+        orders.c.valid_until > func.clock_timestamp(),
+    )
+    .values(close_reason=_word(CloseReason.CANCELLED), closed_at=func.clock_timestamp())
+    .returning(orders.c.id)
+)
+# Closes orders that have ended, as many at once as do not hold others up. Rows that an order is
+# just matching are skipped, so this never waits and nobody waits for it in a circle.
+_ended = (
+    select(orders.c.id)
+    .where(orders.c.close_reason.is_(None), orders.c.valid_until <= func.statement_timestamp())
+    .order_by(orders.c.valid_until)
+    .limit(literal_column("1000"))
+    .with_for_update(skip_locked=True)
+)
+CLOSE_ENDED = compiled(
+    update(orders)
+    .where(orders.c.id.in_(_ended.scalar_subquery()))
+    .values(close_reason=_word(CloseReason.EXPIRED), closed_at=orders.c.valid_until)
+)
+
 # ---- what a start reads ----
 
-# In price-time order of each book is not needed: sequence alone gives every level its order.
+# Sequence alone gives every level its order.
 OPEN_ORDERS = compiled(
-    select(
-        orders.c.id,
-        orders.c.sequence,
-        orders.c.broker_id,
-        orders.c.document_number,
-        orders.c.side,
-        orders.c.order_type,
-        orders.c.symbol,
-        orders.c.price,
-        orders.c.quantity,
-        orders.c.remaining_quantity,
-        orders.c.valid_until,
-        orders.c.created_at,
-    )
-    .where(orders.c.close_reason.is_(None))
-    .order_by(orders.c.sequence)
+    select(*_open_columns).where(orders.c.close_reason.is_(None)).order_by(orders.c.sequence)
 )
 _trade_columns = (
     trades.c.id,
@@ -338,13 +548,20 @@ NEWEST_CLOSED_ID = compiled(
 LATEST_INSTANT = compiled(
     select(orders.c.created_at).order_by(orders.c.id.desc()).limit(literal_column("1"))
 )
+# Nothing is behind it where orders are numbered in the database.
+LAST_SEQUENCE = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM order_sequence"
+# The two ways of numbering go on where the other has stopped.
+CONTINUE_SEQUENCE = (
+    "SELECT setval('order_sequence', greatest(last_value, flushed_sequence, 1))"
+    " FROM order_sequence, exchange_state WHERE flushed_sequence >= last_value"
+)
 COUNT_TRADES = compiled(select(func.count()).select_from(trades))
 
 
 def order_of(row: Row) -> Order:
-    """An open order, without its trades, from a row of ``OPEN_ORDERS``."""
+    """An open order, without its trades, from a row of ``OPEN_ORDERS`` or ``MAKERS``."""
     (order_id, sequence, broker_id, document_number, side, order_type) = row[:6]
-    (symbol, price, quantity, remaining, valid_until, created_at) = row[6:]
+    (symbol, price, quantity, remaining, valid_until, created_at) = row[6:12]
     return Order(
         id=order_id.int,
         sequence=sequence,
@@ -385,5 +602,6 @@ def trade_of(row: Row) -> Trade:
 
 EMPTY_EVERYTHING = (
     *(f"TRUNCATE {table}" for table in (orders, trades, balances, brokers)),
+    "ALTER SEQUENCE order_sequence RESTART",
     compiled(update(exchange_state).values(flushed_sequence=literal_column("0"))),
 )

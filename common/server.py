@@ -2,6 +2,8 @@
 
 import errno
 import logging
+import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from common.api import OpenExchange, build_app
 from common.database import prepare_schema
 from common.errors import StartError
 from common.postgres import EmbeddedPostgres
+from common.processes import supervise
 from common.settings import Settings, read_settings
 
 # Longer than any request takes; an idle connection is closed at once.
@@ -23,16 +26,26 @@ BACKLOG = 4096
 log = logging.getLogger(__name__)
 
 
-def main(open_exchange: OpenExchange) -> None:
-    """Serve one case until SIGTERM or SIGINT. Must be called from the main thread."""
+def main(open_exchange: OpenExchange, *, stateless: bool) -> None:
+    """Serve one case until SIGTERM or SIGINT. Must be called from the main thread.
+
+    A ``stateless`` case may serve one port from several processes.
+    """
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     try:
         settings = read_settings()
+        if settings.processes > 1 and not stateless:
+            raise StartError(
+                "EXCHANGE_PROCESSES: this case keeps its book in one process; expected 1"
+            )
         with database_of(settings) as database_url:
             prepare_schema(database_url)
-            serve(open_exchange, settings, database_url)
+            if settings.processes > 1:
+                serve_from_many(settings, database_url)
+            else:
+                serve(open_exchange, settings, database_url)
     except StartError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -48,6 +61,24 @@ def database_of(settings: Settings) -> Iterator[str]:
     with EmbeddedPostgres(settings.data_dir / "exchange") as postgres:
         log.info("embedded PostgreSQL %s in %s", postgres.version, settings.data_dir)
         yield postgres.url
+
+
+def serve_from_many(settings: Settings, database_url: str) -> None:
+    """Run as many processes as were asked for on one port. Raises StartError."""
+    with socket.socket() as probe:  # once the port is shared, nothing would say that it is taken
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            raise cannot_serve(settings, error) from None
+    own = {
+        "EXCHANGE_DATABASE_URL": database_url,
+        "EXCHANGE_PROCESSES": "1",
+        "EXCHANGE_SHARE_PORT": "1",
+    }
+    log.info("starting %d processes", settings.processes)
+    if supervise(settings.processes, os.environ | own):
+        raise StartError("one of the processes ended by itself; the lines above say why")
 
 
 def serve(open_exchange: OpenExchange, settings: Settings, database_url: str) -> None:
@@ -67,13 +98,19 @@ def serve(open_exchange: OpenExchange, settings: Settings, database_url: str) ->
             handle_signals=True,
             handler_cancellation=False,
             reuse_address=True,
-            reuse_port=False,
+            reuse_port=settings.share_port,
             ssl_context=None,
         )
     except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise StartError(
-                f"port {settings.port} on {settings.host} is in use: stop what serves there, "
-                "or choose another with EXCHANGE_PORT"
-            ) from None
-        raise StartError(f"cannot serve on {address}: {error.strerror or error}") from None
+        raise cannot_serve(settings, error) from None
+
+
+def cannot_serve(settings: Settings, error: OSError) -> StartError:
+    """Why the port cannot be opened, and what to do."""
+    if error.errno == errno.EADDRINUSE:
+        return StartError(
+            f"port {settings.port} on {settings.host} is in use: stop what serves there, "
+            "or choose another with EXCHANGE_PORT"
+        )
+    reason = error.strerror or error
+    return StartError(f"cannot serve on {settings.host}:{settings.port}: {reason}")

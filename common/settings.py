@@ -19,6 +19,10 @@ class Settings:
     host: str
     # EXCHANGE_PORT
     port: int
+    # EXCHANGE_PROCESSES: how many serve the port; more than 1 for a case without state only.
+    processes: int
+    # EXCHANGE_SHARE_PORT: 1 lets other processes of the same user serve the port too.
+    share_port: bool
     # EXCHANGE_DATABASE_URL: a PostgreSQL of your own; unset, an embedded one is started, stopped.
     database_url: str | None
     # EXCHANGE_DATA_DIR: where the embedded database lives and logs.
@@ -56,6 +60,8 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     settings = Settings(
         host=read.text("EXCHANGE_HOST") or "127.0.0.1",
         port=read.integer("EXCHANGE_PORT", 8000, 1, 65535),
+        processes=read.integer("EXCHANGE_PROCESSES", 1, 1, 64),
+        share_port=read.flag("EXCHANGE_SHARE_PORT"),
         database_url=read.text("EXCHANGE_DATABASE_URL"),
         data_dir=Path(read.text("EXCHANGE_DATA_DIR") or default_data_dir()),
         admin_api_key=read.text("EXCHANGE_ADMIN_API_KEY"),

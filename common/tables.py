@@ -16,6 +16,7 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     Numeric,
+    Sequence,
     SmallInteger,
     Table,
     Text,
@@ -27,6 +28,9 @@ from sqlalchemy import (
 SCHEMA_VERSION = 1
 
 metadata = MetaData()
+
+# Numbers the orders of the case that matches in the database.
+order_sequence = Sequence("order_sequence", metadata=metadata)
 
 # One row, written by the transaction that writes the data: how far the data reaches, and the number
 # of that write, by which a writer that lost its connection sees whether the commit came through.
@@ -81,6 +85,7 @@ orders = Table(
         name="filled_means_nothing_left",
     ),
     Index("orders_of_broker", "broker_id", "id"),
+    Index("orders_ending", "valid_until", postgresql_where=text("close_reason IS NULL")),
     Index(
         "orders_open",
         "symbol",

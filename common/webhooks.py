@@ -8,7 +8,7 @@ import asyncio
 import ipaddress
 import logging
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from yarl import URL
 
 from common.errors import InvalidField
 from common.ids import format_id
-from common.model import Broker, Order, Side, Trade, to_datetime
+from common.model import Order, Side, Trade, to_datetime
 
 TIMEOUT_S = 5.0
 TRIES = 4
@@ -53,19 +53,21 @@ class TradeExecuted(msgspec.Struct, frozen=True):
 
 
 def notices(
-    brokers: dict[int, Broker], taker: Order, trades: list[Trade], makers: list[Order]
+    urls: Mapping[int, str], taker: Order, trades: list[Trade], makers: list[Order]
 ) -> list[Notice]:
-    """The messages about what ``taker`` just did, for the sides that want them.
+    """The messages about what ``taker`` just did, for the brokers that have one of the ``urls``.
 
-    To be called before anything else changes a maker. Costs a look-up a side when nobody listens.
+    To be called before anything else changes a maker.
     """
-    messages = []
+    messages: list[Notice] = []
+    if not urls:
+        return messages
     taker_left = taker.quantity
     for trade, maker in zip(trades, makers, strict=True):
         taker_left -= trade.quantity
         for order, left in ((taker, taker_left), (maker, maker.remaining_quantity)):
-            url = brokers[order.broker_id].webhook_url
-            if url:
+            url = urls.get(order.broker_id)
+            if url is not None:
                 messages.append(Notice(url, _message(trade, order, left)))
     return messages
 

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from common.errors import InvalidField, MalformedBody
-from common.ids import parse_id
+from common.ids import ID_MAX, parse_id
 from common.model import (
     EPOCH,
     MICROSECOND,
@@ -34,7 +34,6 @@ DOCUMENT_NUMBER_MAX = 20
 SYMBOL_MAX = 12
 WEBHOOK_URL_MAX = 2000
 PAGE_DEFAULT = 50
-_ID_END = 1 << 128
 _UNTIL_END_US = (datetime.max.replace(tzinfo=EPOCH.tzinfo) - EPOCH) // MICROSECOND
 _NOT_UNICODE = re.compile("[\ud800-\udfff]")
 
@@ -140,7 +139,7 @@ def decode_order_query(query: Mapping[str, str]) -> OrderQuery:
     status: Literal["open", "closed"] | None = text  # type: ignore[assignment]
     symbol = query.get("symbol")
     cursor = query.get("cursor")
-    before_id = _ID_END if cursor is None else parse_id(cursor)
+    before_id = ID_MAX if cursor is None else parse_id(cursor)
     if before_id is None:
         raise InvalidField("cursor: expected the next_cursor of the page before")
     return OrderQuery(

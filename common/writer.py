@@ -11,16 +11,17 @@ twice.
 import asyncio
 import logging
 import time
-from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import psycopg
 
 from common import queries
-from common.database import Row, conninfo
-from common.errors import Overloaded, StartError
+from common.changes import Changes, Statement
+from common.database import WRITER_LOCK, Row, conninfo
+from common.errors import Overloaded, StartError, Unavailable
 from common.model import Order, Trade
 from common.webhooks import Notice
 
@@ -28,36 +29,40 @@ RETRY_MIN_S = 0.05
 RETRY_MAX_S = 2.0
 FAILING_AFTER_S = 1.0
 TAKEOVER_PATIENCE_S = 5.0
-_LOCK = "SELECT pg_try_advisory_lock(hashtext('exchange writer'))"
+AGES_KEPT = 1000  # half a minute of flushes
+_LOCK = f"SELECT pg_try_advisory_lock({WRITER_LOCK})".encode()
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
 class Batch:
-    """All that one flush writes. ``orders`` maps an id to an order in its latest state."""
+    """What one flush takes: the changes, since when they wait, and whether they are stored."""
 
-    created: dict[int, Order] = field(default_factory=dict)
-    changed: dict[int, Order] = field(default_factory=dict)
-    trades: list[Trade] = field(default_factory=list)
-    notices: list[Notice] = field(default_factory=list)
-    since_s: float = 0.0
+    __slots__ = ("changes", "since_s", "stored")
 
-    def __len__(self) -> int:
-        return len(self.created) + len(self.changed) + len(self.trades)
+    def __init__(self) -> None:
+        self.changes = Changes()
+        self.since_s: float | None = None
+        self.stored = asyncio.Event()
+
+    def age_s(self) -> float:
+        """How long the oldest change in it has waited."""
+        return 0.0 if self.since_s is None else time.monotonic() - self.since_s
 
 
 @dataclass(frozen=True, slots=True)
 class Flush:
     """A batch as it was at one moment: statements with parameters, and what follows from them."""
 
+    batch: Batch
     sequence: int
     number: int
-    statements: list[tuple[bytes, Mapping[str, object]]]
+    statements: list[Statement]
     closed: list[Order]
-    notices: list[Notice]
-    size: int
-    since_s: float
+
+    @property
+    def notices(self) -> list[Notice]:
+        return self.batch.changes.notices
 
 
 class Writer:
@@ -69,11 +74,13 @@ class Writer:
         *,
         flush_interval_s: float,
         pending_max: int,
+        patience_s: float,
         on_saved: Callable[[Flush], None],
     ) -> None:
         self._conninfo = conninfo(url)
         self._interval_s = flush_interval_s
         self._pending_max = pending_max
+        self._patience_s = patience_s
         self._on_saved = on_saved
         self._batch = Batch()
         self._in_flight: Flush | None = None
@@ -87,6 +94,8 @@ class Writer:
         self._flush_ms = 0.0
         self._loop_lag_ms = 0.0
         self._failures = 0
+        # How old the oldest change of each of the last flushes was when it was stored.
+        self._write_ages_ms: deque[float] = deque(maxlen=AGES_KEPT)
 
     def admit(self) -> None:
         """Raise Overloaded when as many changes wait for the database as may."""
@@ -99,7 +108,8 @@ class Writer:
 
     def pending(self) -> int:
         """Changes that are not in the database yet."""
-        return len(self._batch) + (self._in_flight.size if self._in_flight else 0)
+        in_flight = len(self._in_flight.batch.changes) if self._in_flight else 0
+        return len(self._batch.changes) + in_flight
 
     def record(
         self,
@@ -110,28 +120,32 @@ class Writer:
         notices: Iterable[Notice],
     ) -> None:
         """A new order and all that it did."""
-        self.sequence = sequence
-        batch = self._gathering()
-        batch.created[order.id] = order
-        batch.trades.extend(trades)
-        batch.notices.extend(notices)
-        for maker in makers:
-            if maker.id not in batch.created:
-                batch.changed[maker.id] = maker
+        changes = self._gathering(sequence)
+        changes.add(order, trades, makers)
+        changes.notices.extend(notices)
 
     def record_closed(self, sequence: int, orders: Iterable[Order]) -> None:
         """Orders that were cancelled or have expired."""
-        self.sequence = sequence
-        batch = self._gathering()
-        for order in orders:
-            if order.id not in batch.created:
-                batch.changed[order.id] = order
+        self._gathering(sequence).add_changed(orders)
 
-    def _gathering(self) -> Batch:
-        """The batch to add to, which remembers since when it waits."""
-        if not self._batch.since_s:
+    def _gathering(self, sequence: int) -> Changes:
+        """The changes to add to, which wait from now on."""
+        self.sequence = sequence
+        if self._batch.since_s is None:
             self._batch.since_s = time.monotonic()
-        return self._batch
+        return self._batch.changes
+
+    async def until_stored(self, order_id: int) -> None:
+        """Wait until all that is known of the order is in the database. Raises Unavailable."""
+        in_flight = self._in_flight.batch if self._in_flight else None
+        for batch in (self._batch, in_flight):
+            if batch is not None and order_id in batch.changes:
+                try:
+                    async with asyncio.timeout(self._patience_s):
+                        await batch.stored.wait()
+                except TimeoutError:
+                    raise Unavailable("the database does not take changes; retry later") from None
+                return
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator["Writer"]:
@@ -167,7 +181,7 @@ class Writer:
 
     async def _run(self, before: Callable[[], Awaitable[None]]) -> None:
         due_s = time.monotonic()
-        while not self._stopping.is_set() or len(self._batch):
+        while not self._stopping.is_set() or len(self._batch.changes):
             due_s = max(due_s + self._interval_s, time.monotonic())
             with suppress(TimeoutError):
                 async with asyncio.timeout(due_s - time.monotonic()):
@@ -176,27 +190,26 @@ class Writer:
                 self._loop_lag_ms = max(0.0, time.monotonic() - due_s) * 1000
             await before()
             async with self.idle:
-                if len(self._batch):
+                if len(self._batch.changes):
                     await self._flush()
 
     async def _flush(self) -> None:
         flush = self._in_flight = self._take()
         await self._write_until_done(flush)
         self._in_flight = None
+        self._write_ages_ms.append(flush.batch.age_s() * 1000)
+        flush.batch.stored.set()
         self._on_saved(flush)
 
     def _take(self) -> Flush:
         """The batch as it is now, ready to be sent; a new one gathers from here."""
         batch, self._batch = self._batch, Batch()
-        touched = (*batch.created.values(), *batch.changed.values())
         return Flush(
+            batch=batch,
             sequence=self.sequence,
             number=self._flush_number + 1,
-            statements=_statements(batch),
-            closed=[order for order in touched if not order.is_open],
-            notices=batch.notices,
-            size=len(batch),
-            since_s=batch.since_s,
+            statements=batch.changes.statements(),
+            closed=batch.changes.closed(),
         )
 
     async def _write_until_done(self, flush: Flush) -> None:
@@ -269,8 +282,7 @@ class Writer:
 
     def age_s(self) -> float:
         """How long the oldest change that is not in the database has waited."""
-        waiting = self._in_flight or self._batch
-        return time.monotonic() - waiting.since_s if waiting.since_s else 0.0
+        return (self._in_flight.batch if self._in_flight else self._batch).age_s()
 
     def figures(self) -> dict[str, float]:
         """For /health."""
@@ -279,6 +291,7 @@ class Writer:
             "flushed_sequence": self.flushed_sequence,
             "flush_pending": self.pending(),
             "flush_age_ms": round(self.age_s() * 1000, 3),
+            "flush_age_ms_max": round(max(self._write_ages_ms, default=0.0), 3),
             "flush_last_ms": round(self._flush_ms, 3),
             "flush_failures": self._failures,
             "flushes": self._flush_number,
@@ -303,98 +316,3 @@ async def _stored_number(connection: psycopg.AsyncConnection[Row]) -> int:
 
 def _one_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-# ---- a batch as parameters: one text a column, in PostgreSQL's array notation ----
-
-
-def _statements(batch: Batch) -> list[tuple[bytes, Mapping[str, object]]]:
-    """What writes the batch, with parameters that no longer change when the orders do."""
-    statements: list[tuple[bytes, Mapping[str, object]]] = []
-    if batch.created:
-        statements.append((_INSERT_ORDERS, _new_orders(list(batch.created.values()))))
-    if batch.changed:
-        statements.append((_UPDATE_ORDERS, _changes(list(batch.changed.values()))))
-    if batch.trades:
-        statements.append((_INSERT_TRADES, _trades(batch.trades)))
-        statements.append((_ADD_CASH, _cash(batch.trades)))
-    return statements
-
-
-def _new_orders(orders: list[Order]) -> dict[str, str]:
-    return {
-        "id": _ids(order.id for order in orders),
-        "sequence": _array(order.sequence for order in orders),
-        "broker_id": _ids(order.broker_id for order in orders),
-        "document_number": _array(_quoted(order.document_number) for order in orders),
-        "side": _array(order.side for order in orders),
-        "order_type": _array(order.order_type for order in orders),
-        "symbol": _array(_quoted(order.symbol) for order in orders),
-        "price": _array(order.price for order in orders),
-        "quantity": _array(order.quantity for order in orders),
-        "valid_until": _array(order.valid_until_us for order in orders),
-        "created_at": _array(order.created_at_us for order in orders),
-    } | _state(orders)
-
-
-def _changes(orders: list[Order]) -> dict[str, str]:
-    return {"id": _ids(order.id for order in orders)} | _state(orders)
-
-
-def _state(orders: list[Order]) -> dict[str, str]:
-    """The columns that change in the life of an order."""
-    return {
-        "remaining_quantity": _array(order.remaining_quantity for order in orders),
-        "close_reason": _array(order.close_reason for order in orders),
-        "closed_at": _array(order.closed_at_us for order in orders),
-    }
-
-
-def _trades(trades: list[Trade]) -> dict[str, str]:
-    return {
-        "id": _ids(trade.id for trade in trades),
-        "sequence": _array(trade.sequence for trade in trades),
-        "symbol": _array(_quoted(trade.symbol) for trade in trades),
-        "price": _array(trade.price for trade in trades),
-        "quantity": _array(trade.quantity for trade in trades),
-        "taker_side": _array(trade.taker_side for trade in trades),
-        "maker_order_id": _ids(trade.maker_order_id for trade in trades),
-        "taker_order_id": _ids(trade.taker_order_id for trade in trades),
-        "maker_broker_id": _ids(trade.maker_broker_id for trade in trades),
-        "taker_broker_id": _ids(trade.taker_broker_id for trade in trades),
-        "executed_at": _array(trade.executed_at_us for trade in trades),
-    }
-
-
-def _cash(trades: list[Trade]) -> dict[str, str]:
-    """What the trades change in each broker's cash, by symbol."""
-    earned: defaultdict[tuple[int, str], int] = defaultdict(int)
-    for trade in trades:
-        earned[trade.seller_id, trade.symbol] += trade.cash
-        earned[trade.buyer_id, trade.symbol] -= trade.cash
-    return {
-        "broker_id": _ids(broker_id for broker_id, _ in earned),
-        "symbol": _array(_quoted(symbol) for _, symbol in earned),
-        "cash": _array(earned.values()),
-    }
-
-
-def _array(values: Iterable[object]) -> str:
-    """PostgreSQL's text of an array of numbers and plain words."""
-    return "{" + ",".join(["NULL" if value is None else str(value) for value in values]) + "}"
-
-
-def _ids(ids: Iterable[int]) -> str:
-    return "{" + ",".join([f"{identifier:032x}" for identifier in ids]) + "}"
-
-
-def _quoted(text: str) -> str:
-    """One element that may hold anything: a word, a comma, a quote, the text NULL."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
-
-
-_INSERT_ORDERS = queries.INSERT_ORDERS.encode()
-_UPDATE_ORDERS = queries.UPDATE_ORDERS.encode()
-_INSERT_TRADES = queries.INSERT_TRADES.encode()
-_ADD_CASH = queries.ADD_CASH.encode()

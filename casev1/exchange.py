@@ -1,0 +1,181 @@
+"""The database does everything.
+
+An order is one transaction: lock its symbol, read the makers, match, write, commit; then the reply
+leaves. Every read is a statement, and sees what has been committed.
+"""
+
+from common import queries
+from common.brokers import hash_key, new_api_key, unknown_key
+from common.changes import Changes
+from common.database import Database, Parameters, Row, uuid_of
+from common.errors import Forbidden, NotFound, Unavailable
+from common.exchange import Health
+from common.ids import Clock, format_id
+from common.matching import cross, execute
+from common.model import (
+    Balance,
+    BookDepth,
+    Broker,
+    NewOrder,
+    OrderDetail,
+    OrderPage,
+    OrderQuery,
+    Price,
+    Receipt,
+    Registration,
+    to_us,
+)
+from common.views import page_of, receipt_of
+from common.webhooks import Webhooks, notices
+
+# Most orders meet fewer; one that meets more asks again.
+MAKERS_AT_ONCE = 8
+
+
+class Exchange:
+    """The verbs of ``common/exchange.py``."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        webhooks: Webhooks,
+    ) -> None:
+        self._database = database
+        self._webhooks = webhooks
+        self._clock = Clock()
+
+    async def register(self, name: str, webhook_url: str | None) -> Registration:
+        if webhook_url is not None:
+            await self._webhooks.check_target(webhook_url)
+        api_key = new_api_key()
+        broker = Broker(
+            self._clock.new_id(), name, webhook_url, hash_key(api_key), self._clock.now_us()
+        )
+        await self._database.execute(queries.INSERT_BROKER, queries.broker_row(broker))
+        return Registration(format_id(broker.id), api_key)
+
+    async def authenticate(self, key_hash: bytes) -> Broker:
+        row = await self._database.row(queries.AUTHENTICATE, {"key_hash": key_hash})
+        if row is None:
+            raise unknown_key()
+        return queries.broker_of(row)
+
+    async def submit(self, key_hash: bytes, new_order: NewOrder) -> Receipt:
+        return await self._database.retried(self._submit, key_hash, new_order)
+
+    async def cancel(self, key_hash: bytes, order_id: int) -> None:
+        parameters = {"order_id": uuid_of(order_id), "key_hash": key_hash}
+        _, owners, broker_rows = await self._database.together(
+            (queries.CANCEL, parameters),
+            (queries.ORDER_OWNER, parameters),
+            (queries.AUTHENTICATE, parameters),
+        )
+        if not broker_rows:
+            raise unknown_key()
+        if owners and owners[0][0] != broker_rows[0][0]:
+            raise Forbidden("the order belongs to another broker")
+
+    async def order(self, key_hash: bytes, order_id: int) -> OrderDetail:
+        broker, rows = await self._ask(
+            key_hash, queries.ORDER_DETAIL, {"order_id": uuid_of(order_id)}
+        )
+        if not rows:
+            raise NotFound("no such order")
+        owner_id, detail = next(queries.details_of(rows))
+        if owner_id != broker.id:
+            raise Forbidden("the order belongs to another broker")
+        return detail
+
+    async def orders(self, key_hash: bytes, query: OrderQuery) -> OrderPage:
+        parameters = queries.page_parameters(key_hash, query)
+        _, rows = await self._ask(key_hash, queries.OWN_ORDERS[query.status], parameters)
+        return page_of((detail for _, detail in queries.details_of(rows)), query.limit)
+
+    async def price(self, key_hash: bytes, symbol: str, trades: int) -> Price:
+        _, rows = await self._ask(key_hash, queries.PRICE, {"symbol": symbol, "trades": trades})
+        last_price, average_price, count = rows[0]
+        if not count:
+            raise NotFound(f"{symbol} has not traded yet")
+        return Price(symbol, last_price, average_price, count)
+
+    async def book(self, key_hash: bytes, symbol: str, depth: int) -> BookDepth:
+        _, rows = await self._ask(key_hash, queries.BOOK, {"symbol": symbol, "depth": depth})
+        return queries.book_of(symbol, depth, rows)
+
+    async def balance(self, key_hash: bytes) -> Balance:
+        broker, rows = await self._ask(key_hash, queries.BALANCE, {"key_hash": key_hash})
+        return Balance(format_id(broker.id), broker.name, int(rows[0][0]))
+
+    async def sweep(self) -> None:
+        await self._database.execute(queries.CLOSE_ENDED, {})
+
+    async def health(self) -> Health:
+        try:
+            rows = await self._database.rows(queries.LAST_SEQUENCE)
+        except Unavailable as error:
+            return Health("commit", error.detail, self._webhooks.figures())
+        return Health(
+            "commit",
+            None,
+            {
+                "sequence": rows[0][0],
+                "flushed_sequence": rows[0][0],
+                "flush_pending": 0,
+                "flush_age_ms": 0.0,
+                **self._database.figures(),
+                **self._webhooks.figures(),
+            },
+        )
+
+    async def trade_count(self) -> int:
+        rows = await self._database.rows(queries.COUNT_TRADES)
+        return int(rows[0][0])
+
+    async def reset(self) -> None:
+        await self._database.run(*queries.EMPTY_EVERYTHING)
+
+    async def _submit(self, key_hash: bytes, new_order: NewOrder) -> Receipt:
+        """One transaction of two round trips, or more when an order meets very many makers."""
+        async with self._database.transaction() as transaction:
+            limit = MAKERS_AT_ONCE
+            asked = queries.makers_parameters(new_order, limit)
+            _, accepted, rows = await transaction.ask(
+                (queries.LOCK_SYMBOL, asked),
+                (queries.ACCEPT, {"key_hash": key_hash}),
+                (queries.MAKERS[new_order.side], asked),
+            )
+            if not accepted:
+                raise unknown_key()
+            broker_id, webhook_url, sequence, accepted_at = accepted[0]
+            order = new_order.accepted(
+                order_id=self._clock.new_id(),
+                sequence=sequence,
+                broker_id=broker_id.int,
+                now_us=to_us(accepted_at),
+            )
+            fills = cross(order, map(queries.order_of, rows))
+            while len(fills) == limit:  # all that was read is used up: there may be more
+                limit *= 8
+                asked = queries.makers_parameters(new_order, limit)
+                [rows] = await transaction.ask((queries.MAKERS[new_order.side], asked))
+                fills = cross(order, map(queries.order_of, rows))
+            trades = execute(order, fills)
+            makers = [maker for maker, _ in fills]
+            changes = Changes()
+            changes.add(order, trades, makers)
+            await transaction.write(changes.statements())
+        urls = queries.webhook_urls(order, webhook_url, rows)
+        self._webhooks.enqueue(notices(urls, order, trades, makers))
+        return receipt_of(order)
+
+    async def _ask(
+        self, key_hash: bytes, query: str, parameters: Parameters
+    ) -> tuple[Broker, list[Row]]:
+        """Who asks, and the rows of the answer."""
+        found, rows = await self._database.together(
+            (queries.AUTHENTICATE, {"key_hash": key_hash}), (query, parameters)
+        )
+        if not found:
+            raise unknown_key()
+        return queries.broker_of(found[0]), rows

@@ -1,0 +1,67 @@
+"""What opens, loads, starts and drains."""
+
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from common.database import Database
+from common.loading import load_brokers, load_clock, load_engine
+from common.sequencer import Sequencer
+from common.settings import Settings
+from common.webhooks import Webhooks
+from common.writer import Flush, Writer
+
+from .exchange import Exchange
+
+log = logging.getLogger(__name__)
+
+# The book is in the memory of one process.
+STATELESS = False
+
+
+@asynccontextmanager
+async def open_exchange(settings: Settings, database_url: str) -> AsyncIterator[Exchange]:
+    """An exchange that can serve; when the block ends, everything it has acknowledged is stored.
+
+    Raises StartError when the database cannot be used.
+    """
+    started_s = time.monotonic()
+    database = Database(
+        database_url, pool_size=settings.pool_size, pool_wait_ms=settings.pool_wait_ms
+    )
+    webhooks = Webhooks(
+        private_allowed=settings.webhook_private, queue_max=settings.webhook_queue_max
+    )
+
+    def saved(flush: Flush) -> None:
+        webhooks.enqueue(flush.notices)
+
+    writer = Writer(
+        database_url,
+        flush_interval_s=settings.flush_ms / 1000,
+        pending_max=settings.flush_pending_max,
+        patience_s=settings.pool_wait_ms / 1000,
+        on_saved=saved,
+    )
+    async with database.opened(), webhooks.opened(), writer.opened():
+        brokers = await load_brokers(database)
+        engine = await load_engine(database)
+        sequencer = Sequencer(await load_clock(database), writer.sequence)
+        exchange = Exchange(
+            database=database,
+            webhooks=webhooks,
+            brokers=brokers,
+            sequencer=sequencer,
+            engine=engine,
+            writer=writer,
+        )
+        log.info(
+            "loaded %d brokers, %d open orders in %.3f s; data reaches sequence %d",
+            len(brokers.by_id),
+            len(engine.open_orders),
+            time.monotonic() - started_s,
+            writer.sequence,
+        )
+        async with writer.flushing(exchange.sweep, settings.drain_s):
+            yield exchange

@@ -1,0 +1,167 @@
+"""Match in memory, read from the database.
+
+An order is matched in the book and queued for the next flush, and the reply leaves at once. Every
+read is a statement, and sees what has been flushed.
+"""
+
+from common import queries
+from common.brokers import Brokers, hash_key, new_api_key
+from common.database import Database, Parameters, Row, uuid_of
+from common.engine import Engine
+from common.errors import Forbidden, NotFound
+from common.exchange import Health
+from common.ids import format_id
+from common.model import (
+    Balance,
+    BookDepth,
+    Broker,
+    NewOrder,
+    OrderDetail,
+    OrderPage,
+    OrderQuery,
+    Price,
+    Receipt,
+    Registration,
+)
+from common.sequencer import Sequencer
+from common.views import page_of, receipt_of
+from common.webhooks import Webhooks, notices
+from common.writer import Writer
+
+
+class Exchange:
+    """The verbs of ``common/exchange.py``."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        webhooks: Webhooks,
+        brokers: Brokers,
+        sequencer: Sequencer,
+        engine: Engine,
+        writer: Writer,
+    ) -> None:
+        self._database = database
+        self._webhooks = webhooks
+        self._brokers = brokers
+        self._sequencer = sequencer
+        self._engine = engine
+        self._writer = writer
+
+    async def register(self, name: str, webhook_url: str | None) -> Registration:
+        if webhook_url is not None:
+            await self._webhooks.check_target(webhook_url)
+        api_key = new_api_key()
+        broker = Broker(
+            self._sequencer.new_id(), name, webhook_url, hash_key(api_key), self._sequencer.now_us()
+        )
+        await self._database.execute(queries.INSERT_BROKER, queries.broker_row(broker))
+        self._brokers.add(broker)
+        return Registration(format_id(broker.id), api_key)
+
+    async def authenticate(self, key_hash: bytes) -> Broker:
+        return self._brokers.of(key_hash)
+
+    async def submit(self, key_hash: bytes, new_order: NewOrder) -> Receipt:
+        broker = self._brokers.of(key_hash)
+        self._writer.admit()
+        now_us = self._expire()
+        order = self._sequencer.accept(new_order, broker.id, now_us)
+        trades, makers = self._engine.submit(order)
+        messages = notices(self._brokers.webhook_urls, order, trades, makers)
+        self._writer.record(order.sequence, order, trades, makers, messages)
+        return receipt_of(order)
+
+    async def cancel(self, key_hash: bytes, order_id: int) -> None:
+        broker = self._brokers.of(key_hash)
+        now_us = self._expire()
+        order = self._engine.open_orders.get(order_id)
+        owner_id = order.broker_id if order else await self._stored_owner(order_id)
+        if owner_id is not None and owner_id != broker.id:
+            raise Forbidden("the order belongs to another broker")
+        if order is not None and order.is_open:
+            self._engine.cancel(order, now_us)
+            self._writer.record_closed(self._sequencer.advance(), [order])
+
+    async def order(self, key_hash: bytes, order_id: int) -> OrderDetail:
+        await self._writer.until_stored(order_id)
+        broker, rows = await self._ask(
+            key_hash, queries.ORDER_DETAIL, {"order_id": uuid_of(order_id)}
+        )
+        if not rows:
+            raise NotFound("no such order")
+        owner_id, detail = next(queries.details_of(rows))
+        if owner_id != broker.id:
+            raise Forbidden("the order belongs to another broker")
+        return detail
+
+    async def orders(self, key_hash: bytes, query: OrderQuery) -> OrderPage:
+        parameters = queries.page_parameters(key_hash, query)
+        _, rows = await self._ask(key_hash, queries.OWN_ORDERS[query.status], parameters)
+        return page_of((detail for _, detail in queries.details_of(rows)), query.limit)
+
+    async def price(self, key_hash: bytes, symbol: str, trades: int) -> Price:
+        _, rows = await self._ask(key_hash, queries.PRICE, {"symbol": symbol, "trades": trades})
+        last_price, average_price, count = rows[0]
+        if not count:
+            raise NotFound(f"{symbol} has not traded yet")
+        return Price(symbol, last_price, average_price, count)
+
+    async def book(self, key_hash: bytes, symbol: str, depth: int) -> BookDepth:
+        _, rows = await self._ask(key_hash, queries.BOOK, {"symbol": symbol, "depth": depth})
+        return queries.book_of(symbol, depth, rows)
+
+    async def balance(self, key_hash: bytes) -> Balance:
+        broker, rows = await self._ask(key_hash, queries.BALANCE, {"key_hash": key_hash})
+        return Balance(format_id(broker.id), broker.name, int(rows[0][0]))
+
+    async def sweep(self) -> None:
+        self._expire()
+
+    async def health(self) -> Health:
+        full = self._writer.full()
+        return Health(
+            "flush",
+            "too many changes wait for the database" if full else None,
+            {
+                "brokers": len(self._brokers.by_id),
+                "books": len(self._engine.books),
+                "open_orders": len(self._engine.open_orders),
+                **self._writer.figures(),
+                **self._webhooks.figures(),
+            },
+        )
+
+    async def trade_count(self) -> int:
+        rows = await self._database.rows(queries.COUNT_TRADES)
+        return int(rows[0][0])
+
+    async def reset(self) -> None:
+        async with self._writer.idle:
+            await self._database.run(*queries.EMPTY_EVERYTHING)
+            self._writer.forget()
+            self._brokers.clear()
+            self._engine.clear()
+            self._sequencer.sequence = 0
+
+    def _expire(self) -> int:
+        """Close what has ended by now; the present instant."""
+        now_us = self._sequencer.now_us()
+        ended = self._engine.expire(now_us)
+        if ended:
+            self._writer.record_closed(self._sequencer.sequence, ended)
+        return now_us
+
+    async def _stored_owner(self, order_id: int) -> int | None:
+        """The broker of an order that has left memory, None when there is no such order."""
+        await self._writer.until_stored(order_id)
+        row = await self._database.row(queries.ORDER_OWNER, {"order_id": uuid_of(order_id)})
+        return row[0].int if row else None
+
+    async def _ask(
+        self, key_hash: bytes, query: str, parameters: Parameters
+    ) -> tuple[Broker, list[Row]]:
+        """Who asks, and the rows of the answer."""
+        broker = self._brokers.of(key_hash)
+        return broker, await self._database.rows(query, parameters)
