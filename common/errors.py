@@ -45,6 +45,22 @@ class NotFound(ExchangeError):
     code = "not_found"
 
 
+class MethodNotAllowed(ExchangeError):
+    """The path is there, but not for this method."""
+
+    code = "method_not_allowed"
+
+    def __init__(self, allowed: list[str]) -> None:
+        super().__init__(f"allowed here: {', '.join(allowed)}")
+        self.allowed = allowed
+
+
+class TooLarge(ExchangeError):
+    """The body is longer than any that makes sense."""
+
+    code = "body_too_large"
+
+
 class Unavailable(ExchangeError):
     """The exchange cannot take this now; the same request may succeed in ``retry_after_s``."""
 

@@ -45,7 +45,7 @@ class Clock:
     def advance(self, instant_us: int) -> None:
         """Never answer before ``instant_us``: what a restart must respect."""
         self._last_us = max(self._last_us, instant_us)
-        self._last_tick = max(self._last_tick, instant_us * 4096 // 1000)
+        self._last_tick = max(self._last_tick, (instant_us + 1) * 4096 // 1000)
 
 
 def trade_id(taker: Order, number: int) -> int:

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 class _Snapshot(Collector):
     """What is known at one moment."""
 
-    def __init__(self, figures: Mapping[str, float], answered: Counter[tuple[str, int]]) -> None:
+    def __init__(self, figures: Mapping[str, float], answered: Counter[int]) -> None:
         self._figures = figures
         self._answered = answered
 
@@ -19,16 +19,14 @@ class _Snapshot(Collector):
         for name, value in self._figures.items():
             yield GaugeMetricFamily(f"exchange_{name}", name.replace("_", " "), value=value)
         replies = CounterMetricFamily(
-            "exchange_http_replies", "replies by method and status", labels=["method", "status"]
+            "exchange_http_replies", "replies by status", labels=["status"]
         )
-        for (method, status), count in self._answered.items():
-            replies.add_metric([method, str(status)], count)
+        for status, count in self._answered.items():
+            replies.add_metric([str(int(status))], count)
         yield replies
 
 
-def render_metrics(
-    figures: Mapping[str, float], answered: Counter[tuple[str, int]]
-) -> tuple[bytes, str]:
+def render_metrics(figures: Mapping[str, float], answered: Counter[int]) -> tuple[bytes, str]:
     """The page, and its content type."""
     registry = CollectorRegistry()
     registry.register(_Snapshot(figures, answered))

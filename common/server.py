@@ -1,26 +1,30 @@
 """Start a case: settings, database, loop, logging, signals. One line and exit 1 if it cannot."""
 
+import asyncio
 import errno
 import logging
 import os
+import signal
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 
 import uvloop
 from aiohttp import web
 
-from common.api import OpenExchange, build_app
+from common.api import Api
 from common.database import prepare_schema
 from common.errors import StartError
+from common.exchange import Exchange
 from common.postgres import EmbeddedPostgres
 from common.processes import supervise
 from common.settings import Settings, read_settings
 
+OpenExchange = Callable[[Settings, str], AbstractAsyncContextManager[Exchange]]
+
 # Longer than any request takes; an idle connection is closed at once.
 SHUTDOWN_PATIENCE_S = 10.0
-KEEP_ALIVE_S = 75.0
 BACKLOG = 4096
 
 log = logging.getLogger(__name__)
@@ -45,7 +49,8 @@ def main(open_exchange: OpenExchange, *, stateless: bool) -> None:
             if settings.processes > 1:
                 serve_from_many(settings, database_url)
             else:
-                serve(open_exchange, settings, database_url)
+                with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                    runner.run(serve(open_exchange, settings, database_url))
     except StartError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -81,28 +86,36 @@ def serve_from_many(settings: Settings, database_url: str) -> None:
         raise StartError("one of the processes ended by itself; the lines above say why")
 
 
-def serve(open_exchange: OpenExchange, settings: Settings, database_url: str) -> None:
-    """Run the loop until a signal; answer what is in flight, drain, return. Raises StartError."""
-    address = f"http://{settings.host}:{settings.port}"
-    try:
-        web.run_app(
-            build_app(open_exchange, settings, database_url),
-            host=settings.host,
-            port=settings.port,
-            loop=uvloop.new_event_loop(),
-            print=lambda _: log.info("serving on %s", address),
-            access_log=None,
-            backlog=BACKLOG,
-            keepalive_timeout=KEEP_ALIVE_S,
+async def serve(open_exchange: OpenExchange, settings: Settings, database_url: str) -> None:
+    """Serve until a signal; answer what is in flight, drain, return. Raises StartError."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with open_exchange(settings, database_url) as exchange:
+        # Stopping a server closes its sockets first, then lets the requests in flight end.
+        runner = web.ServerRunner(
+            Api(exchange, settings).server(),
+            handle_signals=False,
             shutdown_timeout=SHUTDOWN_PATIENCE_S,
-            handle_signals=True,
-            handler_cancellation=False,
+        )
+        await runner.setup()
+        site = web.TCPSite(
+            runner,
+            settings.host,
+            settings.port,
+            backlog=BACKLOG,
             reuse_address=True,
             reuse_port=settings.share_port,
-            ssl_context=None,
         )
-    except OSError as error:
-        raise cannot_serve(settings, error) from None
+        try:
+            try:
+                await site.start()
+            except OSError as error:
+                raise cannot_serve(settings, error) from None
+            log.info("serving on http://%s:%d", settings.host, settings.port)
+            await stop.wait()
+        finally:
+            await runner.cleanup()
 
 
 def cannot_serve(settings: Settings, error: OSError) -> StartError:

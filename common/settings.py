@@ -97,8 +97,9 @@ class _Reader:
         text = self.text(name)
         if text is None:
             return default
-        if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
-            raise StartError(f"{name}={text}: expected an integer from {least} to {most}")
+        digits = text.isascii() and text.isdigit() and len(text) <= len(str(most))
+        if not digits or not least <= int(text) <= most:
+            raise StartError(f"{name}={text[:40]!r}: expected an integer from {least} to {most}")
         return int(text)
 
     def flag(self, name: str) -> bool:
@@ -108,7 +109,7 @@ class _Reader:
         """One of ``allowed``, of which the first is the default."""
         text = self.text(name) or allowed[0]
         if text not in allowed:
-            raise StartError(f"{name}={text}: expected {' or '.join(allowed)}")
+            raise StartError(f"{name}={text[:40]!r}: expected {' or '.join(allowed)}")
         return text
 
     def refuse_unknown(self) -> None:

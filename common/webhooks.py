@@ -28,6 +28,8 @@ BACKOFF_S = 0.5  # doubled after each try
 WORKERS = 32
 RESOLVE_TIMEOUT_S = 2.0
 
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+
 log = logging.getLogger(__name__)
 
 
@@ -158,11 +160,12 @@ class Webhooks:
         expected = "webhook_url: expected an http:// or https:// URL"
         try:
             target = URL(url)
-        except ValueError:
+            named = bool(target.host)
+        except ValueError:  # UnicodeError too, for a host that is no name
             raise InvalidField(expected) from None
-        if target.scheme not in ("http", "https") or not target.host or not url.isprintable():
+        if target.scheme not in ("http", "https") or not named or not _is_plain(url):
             raise InvalidField(expected)
-        if target.user is not None or target.password is not None:
+        if "@" in url.partition("://")[2].partition("/")[0]:
             raise InvalidField(f"{expected} without user and password")
         if not self._private_allowed and await _is_private(target):
             raise InvalidField(
@@ -202,11 +205,18 @@ class PublicResolver(AbstractResolver):
         await self._resolver.close()
 
 
+def _is_plain(url: str) -> bool:
+    """Whether a URL has only characters that can be sent as they are."""
+    return url.isprintable() and " " not in url
+
+
 def is_public(address: str) -> bool:
     """Whether an IP address is one of the public internet."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped:
         ip = ip.ipv4_mapped
+    if isinstance(ip, ipaddress.IPv6Address) and (ip not in _GLOBAL_UNICAST or ip.sixtofour):
+        return False  # forms that carry an IPv4 address inside, private ones too
     return ip.is_global and not ip.is_multicast
 
 

@@ -156,6 +156,7 @@ def _decode_until(text: Any, now_us: int) -> int:
     example = ", such as 2030-01-31T18:00:00-03:00"
     if not isinstance(text, str):
         raise InvalidField(f"{expected}{example}; required for a limit order")
+    refuse_nul("valid_until", text)
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:
@@ -180,51 +181,46 @@ def _decode(decoder: msgspec.json.Decoder[_T], body: bytes) -> _T:
     try:
         return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        _refuse_malformed(body)
+        document = _parse(body)
         if isinstance(error, msgspec.ValidationError):
             raise InvalidField(_field_first(str(error), decoder.type)) from None
-        raise InvalidField(_not_representable(body, decoder.type.__struct_fields__)) from None
+        raise InvalidField(_not_representable(document, decoder.type.__struct_fields__)) from None
 
 
-def _refuse_malformed(body: bytes) -> None:
-    """Raise MalformedBody unless the body is JSON."""
+def _parse(body: bytes) -> Any:
+    """The body as Python's tolerant parser reads it. Raises MalformedBody when it is no JSON."""
     try:
-        json.loads(body.decode())
+        # Digits beyond any field of ours are not computed: Python refuses thousands of them.
+        return json.loads(body.decode(), parse_int=lambda digits: int(digits[:20]))
     except UnicodeDecodeError:
         raise MalformedBody("the body is not UTF-8") from None
     except json.JSONDecodeError as error:
         raise MalformedBody(f"the body is not JSON: {error}") from None
     except RecursionError:
         raise MalformedBody("the body is nested too deeply; expected a flat object") from None
-    except ValueError:  # an integer of thousands of digits: JSON, but for no field of ours
-        return
 
 
 def _field_first(message: str, body_type: Any) -> str:
     """``Expected `int` - at `$.price` `` becomes ``price: expected `int` ``."""
-    reason, _, path = message.partition(" - at ")
-    field = path.strip("`").removeprefix("$.")
-    fields = msgspec.structs.fields(body_type)
-    if "unknown field" in reason:
-        allowed = ", ".join(known.name for known in fields)
-        return f"{reason[0].lower()}{reason[1:]}; allowed are {allowed}"
-    if not path:
-        return f"body: {reason[0].lower()}{reason[1:]}"
-    types = {known.name: known.type for known in fields}
-    allowed = " or ".join(getattr(types.get(field), "__members__", {}).values())
-    return f"{field}: {reason[0].lower()}{reason[1:]}" + (
-        f"; expected {allowed}" if allowed else ""
-    )
+    fields = {known.name: known.type for known in msgspec.structs.fields(body_type)}
+    if message.startswith("Object contains unknown field"):
+        return f"{message[0].lower()}{message[1:]}; allowed are {', '.join(fields)}"
+    reason, at, path = message.rpartition(" - at `$.")
+    if not at:
+        return f"body: {message[0].lower()}{message[1:]}"
+    field = path.rstrip("`")
+    allowed = " or ".join(getattr(fields.get(field), "__members__", {}).values())
+    wrong = f"{field}: {reason[0].lower()}{reason[1:]}"
+    return f"{wrong}; expected {allowed}" if allowed else wrong
 
 
-def _not_representable(body: bytes, fields: Container[str]) -> str:
+def _not_representable(document: Any, fields: Container[str]) -> str:
     """Which field holds what JSON can write and no exchange can keep: NaN, half a character."""
-    document = json.loads(body)
     for name, value in document.items() if isinstance(document, dict) else ():
         if name not in fields:
             continue
         if isinstance(value, float) and not math.isfinite(value):
-            return f"{name}: expected an integer"
+            return f"{name}: NaN and Infinity are not values of JSON"
         if isinstance(value, str) and _NOT_UNICODE.search(value):
             return f"{name}: half of a surrogate pair is not a character"
     return "body: it holds a value that cannot be represented"
