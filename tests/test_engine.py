@@ -1,0 +1,353 @@
+"""The engine against the reference, after every step of random commands."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis_profile import PROPERTY, STATEFUL
+from reference import ReferenceExchange
+
+from common.book import Book
+from common.engine import Engine
+from common.matching import close
+from common.model import (
+    BOOK_DEPTH_MAX,
+    BookDepth,
+    CloseReason,
+    Level,
+    NewOrder,
+    Order,
+    OrderType,
+    Side,
+    Trade,
+)
+
+START_US = 1_700_000_000_000_000
+SECOND_US = 1_000_000
+SYMBOLS = ("ABC", "XYZ")
+BROKERS = (1, 2, 3)
+
+
+def new_order(
+    symbol: str, side: Side, price: int | None, quantity: int, end_us: int | None
+) -> NewOrder:
+    """A limit order, or a market order when there is no price."""
+    if price is None:
+        return NewOrder("1", side, OrderType.MARKET, symbol, None, quantity, None)
+    return NewOrder("1", side, OrderType.LIMIT, symbol, price, quantity, end_us)
+
+
+def accepted(asked: NewOrder, sequence: int, now_us: int, broker_id: int = 1) -> Order:
+    return asked.accepted(
+        order_id=sequence << 32, sequence=sequence, broker_id=broker_id, now_us=now_us
+    )
+
+
+def book_of(engine: Engine, symbol: str, depth: int = BOOK_DEPTH_MAX) -> BookDepth:
+    book = engine.books.get(symbol, Book())
+    return BookDepth(symbol, depth, book.asks.depth(depth), book.bids.depth(depth))
+
+
+def balance_of(trades: list[Trade], broker_id: int) -> int:
+    cash = 0
+    for trade in trades:
+        cash += trade.cash if trade.seller_id == broker_id else 0
+        cash -= trade.cash if trade.buyer_id == broker_id else 0
+    return cash
+
+
+symbols = st.sampled_from(SYMBOLS)
+brokers = st.sampled_from(BROKERS)
+sides = st.sampled_from(Side)
+prices = st.none() | st.integers(8, 12)
+quantities = st.integers(1, 10)
+# Around whole seconds, and sometimes over at once.
+spans_us = st.builds(
+    lambda second, offset_us: second * SECOND_US + offset_us,
+    st.integers(0, 4),
+    st.sampled_from([-1, 0, 1, 500_000]),
+)
+pauses_us = st.sampled_from([0, 1, 999_999, SECOND_US, 1_500_000, 3 * SECOND_US])
+
+
+class EngineAgainstReference(RuleBasedStateMachine):
+    """Two exchanges get the same commands and must always look the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.engine = Engine()
+        self.reference = ReferenceExchange()
+        self.orders: dict[int, Order] = {}
+        self.trades: list[Trade] = []
+        self.now_us = START_US
+        self.sequence = 0
+
+    @rule(
+        symbol=symbols,
+        broker_id=brokers,
+        side=sides,
+        price=prices,
+        quantity=quantities,
+        span_us=spans_us,
+    )
+    def submit(
+        self,
+        *,
+        symbol: str,
+        broker_id: int,
+        side: Side,
+        price: int | None,
+        quantity: int,
+        span_us: int,
+    ) -> None:
+        asked = new_order(symbol, side, price, quantity, self.now_us + span_us)
+        self.sequence += 1
+        order = accepted(asked, self.sequence, self.now_us, broker_id)
+        self.orders[order.id] = order
+        self.engine.expire(self.now_us)
+        trades, makers = self.engine.submit(order)
+        self.trades.extend(trades)
+        assert [maker.id for maker in makers] == [trade.maker_order_id for trade in trades]
+        assert trades == self.reference.submit(
+            asked,
+            order_id=order.id,
+            sequence=order.sequence,
+            broker_id=broker_id,
+            now_us=self.now_us,
+        )
+
+    @rule(choice=st.integers(0, 1000))
+    def cancel(self, choice: int) -> None:
+        """As an exchange does: what has ended or is closed already stays as it is."""
+        self.engine.expire(self.now_us)
+        resting = list(self.engine.open_orders.values())
+        # Mostly an open order, now and then one that may be closed.
+        orders = resting if resting and choice % 4 else list(self.orders.values())
+        if not orders:
+            return
+        order = orders[choice % len(orders)]
+        if order.is_open:
+            self.engine.cancel(order, self.now_us)
+        self.reference.cancel(order.id, self.now_us)
+
+    @rule(pause_us=pauses_us)
+    def expire(self, pause_us: int) -> None:
+        self.now_us += pause_us
+        ended = [order.id for order in self.engine.expire(self.now_us)]
+        assert ended == [order.id for order in self.reference.expire(self.now_us)]
+
+    @invariant()
+    def the_engine_is_sound(self) -> None:
+        self.engine.check()
+
+    @invariant()
+    def orders_are_equal(self) -> None:
+        assert self.orders.keys() == self.reference.orders.keys()
+        for order in self.orders.values():
+            assert asdict(order) == asdict(self.reference.orders[order.id])
+        assert set(self.engine.open_orders) == {order.id for order in self.reference.resting}
+
+    @invariant()
+    def books_are_equal(self) -> None:
+        for symbol in SYMBOLS:
+            for depth in (1, BOOK_DEPTH_MAX):
+                assert book_of(self.engine, symbol, depth) == self.reference.book(symbol, depth)
+            for side in Side:
+                book = self.engine.books.get(symbol, Book())
+                resting = (book.bids if side is Side.BID else book.asks).orders()
+                expected = [order.id for order in self.reference.side(symbol, side)]
+                assert [order.id for order in resting] == expected
+
+    @invariant()
+    def trades_and_balances_are_equal(self) -> None:
+        assert self.trades == self.reference.trades
+        assert len({trade.id for trade in self.trades}) == len(self.trades)
+        balances = [balance_of(self.trades, broker_id) for broker_id in BROKERS]
+        assert balances == [self.reference.balance(broker_id) for broker_id in BROKERS]
+        assert sum(balances) == 0
+
+    @invariant()
+    def nothing_is_created_or_destroyed(self) -> None:
+        for order in self.orders.values():
+            traded = sum(trade.quantity for trade in order.trades)
+            assert order.quantity == order.remaining_quantity + traded
+
+
+TestEngineAgainstReference = EngineAgainstReference.TestCase
+TestEngineAgainstReference.settings = STATEFUL
+
+
+# ---- determinism ----
+
+
+@dataclass(frozen=True)
+class Command:
+    """A new order, or the cancel of an earlier one, some time after the command before."""
+
+    pause_us: int
+    asked: tuple[str, Side, int | None, int, int] | None
+    cancelled: int
+
+
+commands = st.builds(
+    Command,
+    pauses_us,
+    st.none() | st.tuples(symbols, sides, prices, quantities, spans_us),
+    st.integers(0, 1000),
+)
+
+
+def replay(commands: list[Command], looks: list[int]) -> tuple[object, ...]:
+    """All that can be seen at the end, when somebody also looks at odd moments in between."""
+    engine, orders, trades, now_us = Engine(), list[Order](), list[Trade](), START_US
+    for number, command in enumerate(commands):
+        for look_us in looks[number::7]:
+            # Any instant between this command and the next; the past too.
+            engine.expire(now_us + min(look_us, command.pause_us))
+            engine.check()
+        now_us += command.pause_us
+        engine.expire(now_us)
+        if command.asked is not None:
+            *what, span_us = command.asked
+            asked = new_order(*what, end_us=now_us + span_us)  # type: ignore[arg-type, misc]
+            orders.append(accepted(asked, len(orders) + 1, now_us, len(orders) % 3))
+            trades.extend(engine.submit(orders[-1]).trades)
+        elif orders and orders[command.cancelled % len(orders)].is_open:
+            engine.cancel(orders[command.cancelled % len(orders)], now_us)
+    engine.check()
+    books = [book_of(engine, symbol) for symbol in SYMBOLS]
+    return trades, [asdict(order) for order in orders], books, list(engine.open_orders)
+
+
+@PROPERTY
+@given(st.lists(commands, max_size=40), st.lists(st.integers(-SECOND_US, 4 * SECOND_US)))
+def test_the_same_commands_give_the_same_exchange_whenever_somebody_looks(
+    commands: list[Command], looks: list[int]
+) -> None:
+    assert replay(commands, looks) == replay(commands, [])
+
+
+# ---- examples ----
+
+
+def resting(engine: Engine, sequence: int = 1, side: Side = Side.BID, price: int = 10) -> Order:
+    asked = new_order("ABC", side, price, 5, START_US + 10 * SECOND_US)
+    order = accepted(asked, sequence, START_US)
+    engine.submit(order)
+    return order
+
+
+def test_an_order_whose_own_end_has_come_trades_no_more() -> None:
+    engine = Engine()
+    resting(engine, side=Side.ASK)
+    late = accepted(new_order("ABC", Side.BID, 10, 5, START_US), 2, START_US)
+    assert engine.submit(late) == ([], [])
+    assert (late.close_reason, late.closed_at_us) == (CloseReason.EXPIRED, START_US)
+    engine.check()
+
+
+@pytest.mark.parametrize("late_us", [0, 1, 10 * SECOND_US])
+def test_an_order_expires_at_its_end_no_matter_when_that_is_noticed(late_us: int) -> None:
+    engine = Engine()
+    order = resting(engine)
+    assert list(engine.expire(START_US + 10 * SECOND_US + late_us)) == [order]
+    assert order.closed_at_us == START_US + 10 * SECOND_US
+    assert order.close_reason is CloseReason.EXPIRED
+
+
+def test_a_book_without_orders_is_dropped() -> None:
+    engine = Engine()
+    engine.cancel(resting(engine), START_US)
+    assert not engine.books
+    assert not engine.open_orders
+
+
+def test_a_filled_order_does_not_expire() -> None:
+    engine = Engine()
+    maker, taker = resting(engine), resting(engine, 2, Side.ASK)
+    assert list(engine.expire(START_US + 60 * SECOND_US)) == []
+    assert {maker.close_reason, taker.close_reason} == {CloseReason.FILLED}
+
+
+def test_a_closed_order_does_not_wait_for_its_end() -> None:
+    engine = Engine()
+    engine.cancel(resting(engine), START_US)
+    resting(engine, 2)
+    resting(engine, 3, Side.ASK)
+    assert not engine._expiry._far
+
+
+def test_an_order_that_rests_again_keeps_what_it_had() -> None:
+    before = Engine()
+    first, second = resting(before, 1), resting(before, 2)
+    before.submit(accepted(new_order("ABC", Side.ASK, 10, 2, None), 3, START_US))
+    after = Engine()
+    for order in (first, second):
+        after.rest(order)
+    after.check()
+    assert book_of(after, "ABC") == book_of(before, "ABC")
+    assert book_of(after, "ABC").bids == [Level(10, 8, 2)]
+    assert list(after.expire(START_US + 10 * SECOND_US)) == [first, second]
+
+
+def test_a_cleared_engine_knows_no_order() -> None:
+    engine = Engine()
+    resting(engine)
+    engine.clear()
+    engine.check()
+    assert not engine.books
+    assert list(engine.expire(START_US + 60 * SECOND_US)) == []
+
+
+# ---- every invariant, corrupted on its own ----
+
+
+def keep_an_empty_book(engine: Engine) -> None:
+    engine.books["XYZ"] = Book()
+
+
+def file_a_book_under_another_symbol(engine: Engine) -> None:
+    engine.books["XYZ"] = engine.books.pop("ABC")
+
+
+def forget_an_open_order(engine: Engine) -> None:
+    engine.open_orders.popitem()
+
+
+def remember_a_closed_order(engine: Engine) -> None:
+    order = accepted(new_order("ABC", Side.BID, 10, 5, START_US), 9, START_US)
+    close(order, CloseReason.CANCELLED, START_US)
+    engine.open_orders[order.id] = order
+
+
+def hold_a_copy_of_an_order(engine: Engine) -> None:
+    order = next(iter(engine.open_orders.values()))
+    asked = new_order("ABC", order.side, order.price, order.quantity, order.valid_until_us)
+    engine.open_orders[order.id] = accepted(asked, order.sequence, order.created_at_us)
+
+
+def damage_a_book(engine: Engine) -> None:
+    engine.books["ABC"].bids.levels[-10].total_quantity += 1
+
+
+CORRUPTIONS = [
+    keep_an_empty_book,
+    file_a_book_under_another_symbol,
+    forget_an_open_order,
+    remember_a_closed_order,
+    hold_a_copy_of_an_order,
+    damage_a_book,
+]
+
+
+@pytest.mark.parametrize("corrupt", CORRUPTIONS)
+def test_check_finds_a_corruption(corrupt: Callable[[Engine], None]) -> None:
+    engine = Engine()
+    resting(engine)
+    engine.check()
+    corrupt(engine)
+    with pytest.raises(AssertionError):
+        engine.check()
