@@ -1,0 +1,1 @@
+"""The harness: traffic, load generator, audit, records and charts."""

@@ -1,0 +1,293 @@
+"""The command line of ``perf_realistic.py``: options, their checks, and the run as a whole."""
+
+import argparse
+import contextlib
+import os
+import shlex
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import uvloop
+
+from bench import exchange_client, records, report, service, trial
+from bench.exchange_client import HarnessError, Session, Target
+from bench.traffic import PROFILES
+from bench.trial import Place, Plan, Summary
+
+VERSIONS = ("v1", "v2", "v3")
+SCALE_MIN, SCALE_MAX = 1.0, 10_000.0
+DURATION_MIN_S, DURATION_MAX_S = 1.0, 3600.0
+SEED_MAX = 2**32 - 1
+DEFAULT_URL = "http://localhost:8000"
+INTERRUPTED = 130  # what a shell says of a command that Ctrl-C has ended
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{message.removeprefix('argument ')}\n")
+
+
+def _one_of(allowed: Sequence[str]) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if text not in allowed:
+            raise _wrong(text, ", ".join(allowed))
+        return text
+
+    return check
+
+
+def _between(
+    least: float, most: float, number: type[int] | type[float] = float
+) -> Callable[[str], Any]:
+    def check(text: str) -> float:
+        try:
+            value = number(text)
+        except ValueError:
+            value = number(-1)
+        if not least <= value <= most:
+            raise _wrong(text, f"{least:.10g} to {most:.10g}")
+        return value
+
+    return check
+
+
+def _pins(text: str) -> dict[str, int]:
+    if text == "none":
+        return {}
+    pins = {}
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    for part in text.split(","):
+        role, _, core = part.partition("=")
+        if role not in service.ROLES or not core.isdigit() or int(core) not in cores:
+            names = ", ".join(map(str, sorted(cores))) or "none on this system"
+            allowed = f"none, or ROLE=CORE,… of {', '.join(service.ROLES)} on the cores {names}"
+            raise _wrong(text, allowed)
+        pins[role] = int(core)
+    return pins
+
+
+def _wrong(text: str, allowed: str) -> argparse.ArgumentTypeError:
+    return argparse.ArgumentTypeError(f"{text!r} is not possible; allowed: {allowed}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """All options with their defaults."""
+    made = _Parser(prog="perf_realistic.py", description=__doc__)
+    made.add_argument(
+        "--version",
+        required=True,
+        metavar="V",
+        type=_one_of(VERSIONS),
+        help="the case: v1, v2 or v3 (with --url: what the run is labelled)",
+    )
+    made.add_argument(
+        "--scale",
+        nargs="+",
+        default=[100.0],
+        metavar="PERCENT",
+        type=_between(SCALE_MIN, SCALE_MAX),
+        help="percent of B3's average rates; several are measured one after the other",
+    )
+    place = made.add_mutually_exclusive_group()
+    place.add_argument("--url", default=DEFAULT_URL, help=f"a running service ({DEFAULT_URL})")
+    place.add_argument("--spawn", action="store_true", help="start and stop service and database")
+    made.add_argument(
+        "--duration",
+        default=60.0,
+        metavar="S",
+        type=_between(DURATION_MIN_S, DURATION_MAX_S),
+        help="seconds that are measured, after 2 s of warm-up (60)",
+    )
+    made.add_argument("--seed", default=1, type=_between(0, SEED_MAX, int), help="of the tape (1)")
+    made.add_argument(
+        "--profile",
+        default="average",
+        type=_one_of(tuple(PROFILES)),
+        help=f"the traffic: {', '.join(PROFILES)}",
+    )
+    made.add_argument("--no-reads", action="store_true", help="orders and cancels only")
+    made.add_argument("--out", default=records.DEFAULT_DIRECTORY, type=Path, metavar="DIR")
+    made.add_argument("--admin-key", help="of the service (EXCHANGE_ADMIN_API_KEY)")
+    made.add_argument(
+        "--reset", action="store_true", help="with --url: EMPTY the exchange before each scale"
+    )
+    made.add_argument(
+        "--port",
+        type=_between(1, 65535, int),
+        help="with --spawn: of the service (a free one)",
+    )
+    made.add_argument(
+        "--pins", type=_pins, metavar="PINS", help="none, or such as service=0,generator=1"
+    )
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0, 1 (failed or not a result), 2 (usage) or 130 (interrupted)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = _options(given)
+    # Whoever ends the harness politely gets partial results and no process left behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    printer = report.Printer()
+    try:
+        records.check_writable(options.out)
+        summaries, complete = _run(options, _command(given), printer)
+    except HarnessError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted before there was anything to keep", file=sys.stderr)
+        return INTERRUPTED
+    if not complete:
+        return INTERRUPTED
+    return 0 if all(summary.passed for summary in summaries) else 1
+
+
+def _options(given: Sequence[str]) -> argparse.Namespace:
+    made = parser()
+    options = made.parse_args(given)
+    if options.pins is None:
+        options.pins = service.default_pins() if options.spawn else {}
+    if len(set(options.scale)) < len(options.scale):
+        made.error("--scale: give each scale once")
+    if not options.spawn and len(options.scale) > 1 and not options.reset:
+        made.error("--scale: several scales need --spawn, or --reset to empty the exchange between")
+    return options
+
+
+def _run(
+    options: argparse.Namespace, command: str, printer: report.Printer
+) -> tuple[list[Summary], bool]:
+    """All scales, one after the other; whether Ctrl-C left them complete."""
+    if options.spawn:
+        service.check_spawnable(options.version, options.port)
+    with tempfile.TemporaryDirectory() as workdir:
+        results = _Results(options, command)
+        interrupted = False
+        try:
+            for scale in options.scale:
+                plan = Plan(
+                    options.version,
+                    options.profile,
+                    options.seed,
+                    scale,
+                    options.duration,
+                    not options.no_reads,
+                )
+                with _place(options, printer) as place:
+                    one = trial.run(plan, place, Path(workdir), printer.say, printer.show)
+                printer.result(results.add(one, place))
+                if one.summary.partial:
+                    interrupted = True
+                    break
+        except KeyboardInterrupt:
+            if not results.summaries:
+                raise
+            interrupted = True
+        finally:
+            if results.summaries:
+                printer.say(f"\nresults in {os.path.relpath(results.directory)}")
+        if not interrupted:
+            # Last, because drawing takes seconds and nothing is lost without it.
+            with contextlib.suppress(KeyboardInterrupt):
+                results.draw()
+    return results.summaries, not interrupted
+
+
+class _Results:
+    """The directory of this run; it exists from the first trial on."""
+
+    def __init__(self, options: argparse.Namespace, command: str) -> None:
+        self._options = options
+        self._command = command
+        self.directory = Path()
+        self.summaries: list[Summary] = []
+
+    def add(self, one: trial.Trial, place: Place) -> Summary:
+        """Write all that is known so far."""
+        if not self.summaries:
+            self.directory = records.new_directory(self._options.out)
+        summary = one.summary
+        stop_finding = place.service.stop_finding if place.service else None
+        if stop_finding is not None:
+            summary = trial.with_finding(summary, "service stops cleanly", stop_finding)
+        self.summaries.append(summary)
+        records.write_samples(self.directory, trial.Trial(summary, one.samples))
+        records.write_json(self.directory / "summary.json", self.summaries)
+        conditions = records.meta(self._command, self._conditions(place))
+        records.write_json(self.directory / "meta.json", conditions)
+        text = report.markdown(self._command, self.summaries, records.LIMITS)
+        (self.directory / "report.md").write_text(text)
+        return summary
+
+    def draw(self) -> None:
+        """The charts."""
+        from bench.charts import draw  # noqa: PLC0415 - matplotlib takes a second to import
+
+        draw(self.directory)
+
+    def _conditions(self, place: Place) -> dict[str, Any]:
+        options = self._options
+        running = place.service
+        return {
+            "version": options.version,
+            "profile": options.profile,
+            "profile_label": PROFILES[options.profile].label,
+            "scales": options.scale,
+            "seed": options.seed,
+            "duration_s": options.duration,
+            "warmup_s": trial.WARMUP_S,
+            "drain_s": trial.DRAIN_S,
+            "reads": not options.no_reads,
+            "pins": place.pins,
+            "spawned": running is not None,
+            "postgres": None
+            if running is None
+            else {"version": running.postgres_version, "settings": running.postgres_settings},
+            "partial": any(summary.partial for summary in self.summaries),
+        }
+
+
+@contextlib.contextmanager
+def _place(options: argparse.Namespace, printer: report.Printer) -> Iterator[Place]:
+    """A service that holds nothing: a new one, or the one at --url."""
+    if options.spawn:
+        printer.say(f"starting case{options.version} and its database")
+        with service.spawned(options.version, options.port, options.pins) as running:
+            yield Place(running.target, running.database_url, options.pins, running)
+        return
+    address, host_header = exchange_client.resolve(options.url)
+    admin_key = options.admin_key or os.environ.get("EXCHANGE_ADMIN_API_KEY")
+    if not admin_key:
+        raise HarnessError("--admin-key: give it, or set EXCHANGE_ADMIN_API_KEY")
+    target = Target(address, host_header, admin_key)
+    uvloop.run(_emptied(target, options.reset))
+    yield Place(target, os.environ.get("EXCHANGE_DATABASE_URL"), options.pins, None)
+
+
+async def _emptied(target: Target, allowed: bool) -> None:
+    async with Session(target) as session:
+        if allowed:
+            await exchange_client.reset(session)
+        elif (await session.health()).sequence > 0:
+            raise HarnessError(
+                "--url: the exchange holds orders already; give --reset to EMPTY it "
+                "(it needs EXCHANGE_DEBUG=1), or use another one"
+            )
+
+
+def _command(given: Sequence[str]) -> str:
+    """The command as it can be repeated, without the admin key."""
+    shown = list(given)
+    for position, word in enumerate(shown):
+        if word == "--admin-key" and position + 1 < len(shown):
+            shown[position + 1] = "…"
+        elif word.startswith("--admin-key="):
+            shown[position] = "--admin-key=…"
+    return shlex.join(["python", "bench/perf_realistic.py", *shown])

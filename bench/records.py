@@ -1,0 +1,186 @@
+"""The record of a run: a directory that is written once and never changed.
+
+meta.json          under which conditions it was measured
+summary.json       all figures, one entry per trial
+samples/NAME.npz   the raw requests of each trial
+report.md          the tables and the exact command
+*.svg, *.png       charts, which ``python -m bench charts DIR`` draws again
+"""
+
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from bench.exchange_client import HarnessError
+from bench.figures import Samples
+from bench.service import ROOT
+from bench.trial import Summary, Trial
+
+DEFAULT_DIRECTORY = ROOT / "results"
+_PACKAGES = ("aiohttp", "matplotlib", "msgspec", "numpy", "psycopg", "SQLAlchemy", "uvloop")
+
+LIMITS = (
+    "Service, database and load generator share one machine; they take CPU from each other.",
+    "All connections are local: no network, no TLS.",
+    "Latency includes the time a reply waits in the generator's socket until it is read.",
+    "The traffic is an estimate of an average day on B3, not a recording.",
+    "One run; run-to-run variation is not shown.",
+)
+
+
+def check_writable(results: Path) -> None:
+    """Raise HarnessError unless run directories can be made in ``results``."""
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=results):
+            pass
+    except OSError as error:
+        raise HarnessError(
+            f"--out: cannot write to {results} ({error.strerror}); give a writable directory"
+        ) from error
+
+
+def new_directory(results: Path) -> Path:
+    """Make ``<utc>_<gitsha>_<machine>`` there, with a number behind it if that exists."""
+    stem = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}_{git_revision()}_{machine_slug()}"
+    number = 1
+    while True:
+        directory = results / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            directory.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return directory
+
+
+def git_revision() -> str:
+    """The short commit, ``-dirty`` if files differ from it, or ``nogit``."""
+    commit = _git("rev-parse", "--short", "HEAD")
+    if commit is None:
+        return "nogit"
+    return f"{commit}-dirty" if _git("status", "--porcelain", "--untracked-files=no") else commit
+
+
+def machine() -> dict[str, Any]:
+    """What is measured on; no host name, no path."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cpu": _cpu_model(),
+        "cores": cores,
+        "memory_gb": round(memory_bytes / 1e9, 1),
+        "system": platform.system(),
+        "kernel": platform.release(),
+        "architecture": platform.machine(),
+    }
+
+
+def machine_slug() -> str:
+    """Such as ``amd-epyc-7763-2c``."""
+    facts = machine()
+    words = re.sub(r"\(r\)|\(tm\)|cpu|processor|@.*", " ", facts["cpu"].lower())
+    return f"{re.sub(r'[^a-z0-9]+', '-', words).strip('-')}-{facts['cores']}c"
+
+
+def package_versions() -> dict[str, str]:
+    """Of the packages that matter here and are installed."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def meta(command: str, conditions: dict[str, Any]) -> dict[str, Any]:
+    """The conditions of a run, those of this process included."""
+    return {
+        "command": command,
+        "git": git_revision(),
+        "machine": machine(),
+        "python": sys.version.split()[0],
+        "packages": package_versions(),
+        **conditions,
+        "limits": list(LIMITS),
+    }
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Indented, so that people and ``diff`` can read it."""
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
+
+
+def write_samples(directory: Path, trial: Trial) -> None:
+    """Milliseconds and seconds in single precision: 0.1 ms is exact enough for any run."""
+    samples = trial.samples
+    (directory / "samples").mkdir(exist_ok=True)
+    np.savez_compressed(
+        directory / "samples" / f"{trial.summary.name}.npz",
+        intended_s=samples.intended_s.astype(np.float32),
+        latency_ms=samples.latency_ms.astype(np.float32),
+        lag_ms=samples.lag_ms.astype(np.float32),
+        kind=samples.kind.astype(np.uint8),
+        outcome=samples.outcome.astype(np.int16),
+        waited=samples.waited.astype(np.uint8),
+    )
+
+
+def read_samples(directory: Path, name: str) -> Samples:
+    """The inverse of ``write_samples``."""
+    with np.load(directory / "samples" / f"{name}.npz") as arrays:
+        intended_s = arrays["intended_s"].astype(np.float64)
+        return Samples(
+            intended_s,
+            intended_s + arrays["lag_ms"].astype(np.float64) / 1e3,
+            intended_s + arrays["latency_ms"].astype(np.float64) / 1e3,
+            arrays["kind"].astype(np.int64),
+            arrays["outcome"].astype(np.int64),
+            arrays["waited"].astype(np.int64),
+        )
+
+
+def read_summaries(directory: Path) -> list[Summary]:
+    """The figures of a run. Raises HarnessError when there are none."""
+    try:
+        content = (directory / "summary.json").read_bytes()
+        return msgspec.json.decode(content, type=list[Summary])
+    except (OSError, msgspec.MsgspecError) as error:
+        raise HarnessError(f"{directory} holds no results: {error}") from error
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "--no-optional-locks", *arguments]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _cpu_model() -> str:
+    """From /proc/cpuinfo on Linux, sysctl on macOS, else what Python knows."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError:
+            return platform.processor() or platform.machine()
+        if done.returncode == 0:
+            return done.stdout.strip()
+    return platform.processor() or platform.machine()

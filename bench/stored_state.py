@@ -1,0 +1,39 @@
+"""The final state as the database holds it, for the audit."""
+
+from typing import NamedTuple
+
+import psycopg
+
+from bench.audit import StoredOrder, StoredTrade
+
+_ORDERS = """
+    SELECT id::text, broker_id::text, symbol, side, price, quantity, remaining_quantity,
+           close_reason
+    FROM orders
+"""
+_TRADES = """
+    SELECT id::text, symbol, price, quantity, maker_order_id::text, taker_order_id::text
+    FROM trades
+"""
+_BALANCES = "SELECT broker_id::text, sum(cash)::text FROM balances GROUP BY broker_id"
+
+
+class StoredState(NamedTuple):
+    """All rows that the audit compares; balances in cents by broker id."""
+
+    orders: list[StoredOrder]
+    trades: list[StoredTrade]
+    balances: dict[str, int]
+
+
+def read(database_url: str) -> StoredState:
+    """Read everything in one snapshot. Raises psycopg.Error."""
+    with psycopg.connect(database_url) as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        orders = [StoredOrder(*row) for row in connection.execute(_ORDERS)]
+        trades = [
+            StoredTrade(id, symbol, price, quantity, frozenset(sides))
+            for id, symbol, price, quantity, *sides in connection.execute(_TRADES)
+        ]
+        balances = {id: int(cash) for id, cash in connection.execute(_BALANCES)}
+    return StoredState(orders, trades, balances)

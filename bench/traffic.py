@@ -1,0 +1,278 @@
+"""The traffic of a run as a tape of arrays, and the market it happens in: pure, no I/O, no clock.
+
+A tape follows from (profile, seed, scale, duration) alone, so every case and every repeat gets the
+same requests. Each column has its own random stream and is drawn by inverse transform, one uniform
+number per request: request k has the same kind, side, price and quantity at every scale and every
+duration, only its time is scaled. Times are seconds, prices integer cents, quantities shares.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from itertools import count
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+ONE_DAY_S = 86_400.0
+SHORT_LIFE_MAX_S = 10.0
+CANCEL_DELAY_MIN_S = 0.5
+STATUS_DELAY_MIN_S = 0.25
+
+SEED_LEVELS = 20
+SEED_QUANTITY = 500
+SEED_NEAREST, SEED_FARTHEST = 0.01, 0.10
+
+SYMBOLS_MIN, BROKERS_MIN = 5, 3
+
+
+class Kind(IntEnum):
+    """What a request asks for."""
+
+    ORDER = 0
+    CANCEL = 1
+    STATUS = 2
+    PRICE = 3
+    BOOK = 4
+    BALANCE = 5
+
+
+READS = (Kind.STATUS, Kind.PRICE, Kind.BOOK, Kind.BALANCE)
+SIDES = ("bid", "ask")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A named traffic: rates at 100 %, the market, and the shares of the mix."""
+
+    name: str
+    label: str
+    orders_per_s: float = 700.0
+    cancels_per_s: float = 245.0
+    reads_of_all: float = 0.28
+    symbols: int = 450
+    brokers: int = 100
+    zipf_exponent: float = 0.95
+    read_shares: tuple[float, ...] = (0.35, 0.30, 0.25, 0.10)  # in the order of READS
+    passive_of_orders: float = 0.75
+    near_of_orders: float = 0.20  # the rest are market orders
+
+    @property
+    def requests_per_s(self) -> float:
+        return (self.orders_per_s + self.cancels_per_s) / (1.0 - self.reads_of_all)
+
+    def kind_shares(self) -> Floats:
+        """The share of each kind among all requests, shape (6,), in the order of ``Kind``."""
+        writes = np.array([self.orders_per_s, self.cancels_per_s]) / self.requests_per_s
+        return np.concatenate([writes, self.reads_of_all * np.array(self.read_shares)])
+
+
+PROFILES = {"average": Profile("average", "B3 average day (estimate)")}
+
+
+@dataclass(frozen=True)
+class Market:
+    """Who trades what. ``popularity`` is the cumulative share of symbols, most popular first."""
+
+    symbols: tuple[str, ...]
+    base_price: Integers
+    popularity: Floats
+    brokers: int
+
+
+@dataclass(frozen=True)
+class Tape:
+    """Requests in the order of their intended times; all arrays have shape (n,).
+
+    ``side`` indexes SIDES; ``price`` is 0 for a market order. ``life_s`` is the time from the
+    request to its valid_until, NaN where there is none. ``target`` is the position of the order
+    that a cancel or a status read asks for, -1 for other kinds. What a kind does not use is 0.
+    """
+
+    intended_s: Floats
+    kind: Integers
+    symbol: Integers
+    broker: Integers
+    side: Integers
+    price: Integers
+    quantity: Integers
+    life_s: Floats
+    target: Integers
+
+    def __len__(self) -> int:
+        return len(self.intended_s)
+
+
+@dataclass(frozen=True)
+class SeedOrders:
+    """The orders that fill the books before the run, level by level; shape (symbols * 40,)."""
+
+    symbol: Integers
+    broker: Integers
+    side: Integers
+    price: Integers
+    quantity: Integers
+
+    def __len__(self) -> int:
+        return len(self.symbol)
+
+
+def market(profile: Profile, seed: int, scale: float) -> Market:
+    """The market at ``scale`` percent: below 100 it has fewer symbols and brokers as well."""
+    share = min(scale / 100.0, 1.0)
+    symbols = max(SYMBOLS_MIN, round(profile.symbols * share))
+    brokers = max(BROKERS_MIN, round(profile.brokers * share))
+    weights = np.arange(1, symbols + 1, dtype=np.float64) ** -profile.zipf_exponent
+    return Market(
+        symbols=_symbol_names(seed, symbols),
+        base_price=500 + np.floor(_uniform(seed, "base price", symbols) * 19_501).astype(np.int64),
+        popularity=np.cumsum(weights) / weights.sum(),
+        brokers=brokers,
+    )
+
+
+def seed_orders(place: Market) -> SeedOrders:
+    """20 levels a side from 1 to 10 % off the base price; the brokers take turns."""
+    distance = np.linspace(SEED_NEAREST, SEED_FARTHEST, SEED_LEVELS)
+    symbols = len(place.symbols)
+    # Axes: level, symbol, side; so that the first orders already give every book both sides.
+    shape = (SEED_LEVELS, symbols, len(SIDES))
+    level, symbol, side = (axis.ravel() for axis in np.indices(shape))
+    factor = 1.0 + np.where(side == 0, -1.0, 1.0) * distance[level]
+    return SeedOrders(
+        symbol=symbol,
+        broker=np.arange(symbol.size) % place.brokers,
+        side=side,
+        price=np.rint(place.base_price[symbol] * factor).astype(np.int64),
+        quantity=np.full(symbol.size, SEED_QUANTITY),
+    )
+
+
+def tape(profile: Profile, seed: int, scale: float, duration_s: float, reads: bool = True) -> Tape:
+    """The requests of ``duration_s`` seconds at ``scale`` percent of the profile's rates.
+
+    Without ``reads`` the tape is the same one with the reads taken out. The first request is always
+    a limit order, so that every cancel and status read has an order to ask for.
+    """
+    place = market(profile, seed, scale)
+    intended_s = _arrivals(profile, seed, scale, duration_s)
+    n = len(intended_s)
+    kind = _pick(np.cumsum(profile.kind_shares()), _uniform(seed, "kind", n))
+    style = _pick(
+        np.cumsum([profile.passive_of_orders, profile.near_of_orders, 1.0]),
+        _uniform(seed, "style", n),
+    )
+    kind[:1], style[:1] = Kind.ORDER, 0
+    columns: dict[str, NDArray[Any]] = {
+        "intended_s": intended_s,
+        "kind": kind,
+        "symbol": _pick(place.popularity, _uniform(seed, "symbol", n)),
+        "broker": np.floor(_uniform(seed, "broker", n) * place.brokers).astype(np.int64),
+        "side": np.floor(_uniform(seed, "side", n) * 2).astype(np.int64),
+        "choice": _uniform(seed, "choice", n),
+    }
+    columns["price"] = _prices(
+        style, columns["side"], place.base_price[columns["symbol"]], _uniform(seed, "price", n)
+    )
+    columns["quantity"] = _quantities(style, _uniform(seed, "quantity", n))
+    columns["life_s"] = np.where(style == 2, np.nan, _lives(_uniform(seed, "life", n)))
+    if not reads:
+        columns = {name: column[kind <= Kind.CANCEL] for name, column in columns.items()}
+    return _aimed(columns)
+
+
+def cancel_delays(elapsed_s: Floats, uniform: Floats) -> Floats:
+    """How long after its order each cancel comes: 40 % 0.5–5 s, 35 % 5–60 s, 25 % 60–600 s.
+
+    A cancel cannot come for an order from before the run, so the mixture is cut at the time that
+    has elapsed since the start: early cancels all have short delays.
+    """
+    probability, delay_s = [0.0, 0.4, 0.75, 1.0], [CANCEL_DELAY_MIN_S, 5.0, 60.0, 600.0]
+    reachable = np.interp(elapsed_s, delay_s, probability)
+    return np.interp(uniform * reachable, probability, delay_s)
+
+
+def _uniform(seed: int, column: str, n: int) -> Floats:
+    """The first ``n`` numbers in [0, 1) of the column's own stream."""
+    return np.random.default_rng([seed, *column.encode()]).random(n)
+
+
+def _pick(cumulative: Floats, uniform: Floats) -> Integers:
+    """Indices drawn with the given cumulative shares."""
+    index = np.searchsorted(cumulative, uniform, side="right")
+    return np.minimum(index, len(cumulative) - 1).astype(np.int64)
+
+
+def _arrivals(profile: Profile, seed: int, scale: float, duration_s: float) -> Floats:
+    """A Poisson process of rate one, its clock scaled to the rate, cut at the duration."""
+    rate = profile.requests_per_s * scale / 100.0
+    mean = rate * duration_s
+    enough = int(mean + 10.0 * np.sqrt(mean)) + 100
+    arrivals = np.cumsum(-np.log1p(-_uniform(seed, "gap", enough))) / rate
+    return arrivals[arrivals < duration_s]
+
+
+def _prices(style: Integers, side: Integers, base: Integers, uniform: Floats) -> Integers:
+    """Passive: bids 80–95 %, asks 105–120 % of the base; near: 95–105 %; market: 0."""
+    passive = np.where(side == 0, 0.80, 1.05) + 0.15 * uniform
+    factor = np.where(style == 0, passive, 0.95 + 0.10 * uniform)
+    return np.where(style == 2, 0, np.rint(base * factor)).astype(np.int64)
+
+
+def _quantities(style: Integers, uniform: Floats) -> Integers:
+    """Passive 50–500 shares, all others 50–200."""
+    return 50 + np.floor(uniform * np.where(style == 0, 451, 151)).astype(np.int64)
+
+
+def _lives(uniform: Floats) -> Floats:
+    """10 % live 0.5–1 s, 20 % 5–10 s, 70 % one day; the same number picks and places."""
+    short = 0.5 + 0.5 * (uniform / 0.1)
+    middle = 5.0 + 5.0 * ((uniform - 0.1) / 0.2)
+    return np.where(uniform < 0.1, short, np.where(uniform < 0.3, middle, ONE_DAY_S))
+
+
+def _aimed(columns: dict[str, NDArray[Any]]) -> Tape:
+    """Give each cancel and status read its order, and clear what a kind does not use."""
+    intended_s, kind, choice = columns["intended_s"], columns["kind"], columns.pop("choice")
+    target = np.full(len(kind), -1, dtype=np.int64)
+    orders = np.flatnonzero(kind == Kind.ORDER)
+    limits = orders[columns["price"][orders] > 0]
+
+    cancels = np.flatnonzero(kind == Kind.CANCEL)
+    placed_s = intended_s[cancels] - cancel_delays(intended_s[cancels], choice[cancels])
+    before = np.searchsorted(intended_s[limits], placed_s, side="right")
+    target[cancels] = limits[np.maximum(before - 1, 0)]
+
+    statuses = np.flatnonzero(kind == Kind.STATUS)
+    latest_s = intended_s[statuses] - STATUS_DELAY_MIN_S
+    candidates = np.maximum(np.searchsorted(intended_s[orders], latest_s, side="right"), 1)
+    target[statuses] = orders[np.floor(choice[statuses] * candidates).astype(np.int64)]
+
+    aimed, is_order = target >= 0, kind == Kind.ORDER
+    columns["broker"] = np.where(aimed, columns["broker"][target], columns["broker"])
+    columns["symbol"] = np.where(aimed, columns["symbol"][target], columns["symbol"])
+    for name in ("side", "price", "quantity"):
+        columns[name] = np.where(is_order, columns[name], 0)
+    columns["life_s"] = np.where(is_order, columns["life_s"], np.nan)
+    return Tape(target=target, **columns)
+
+
+def _symbol_names(seed: int, symbols: int) -> tuple[str, ...]:
+    """Distinct tickers in the manner of B3, four letters and a class: ``QWEX3``, ``ABCD11``."""
+    return tuple(name for name, _ in zip(_tickers(seed), range(symbols), strict=False))
+
+
+def _tickers(seed: int) -> Iterator[str]:
+    seen = set()
+    for block in count():
+        letters = np.random.default_rng([seed, block, *b"ticker"]).integers(0, 26, (512, 4))
+        for row in letters:
+            name = "".join(chr(ord("A") + letter) for letter in row)
+            if name not in seen:
+                seen.add(name)
+                yield name + ("3", "4", "11")[row[0] % 3]
