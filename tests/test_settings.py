@@ -101,7 +101,7 @@ def test_a_flag_is_0_or_1(name: str, field: str) -> None:
     assert getattr(read_settings({name: "1"}), field) is True
     assert getattr(read_settings({name: "0"}), field) is False
     for text in ("true", "yes", "2", "01", " 1"):
-        assert refusal(name, text) == f"{name}={text}: expected 0 or 1"
+        assert refusal(name, text) == f"{name}={text!r}: expected 0 or 1"
 
 
 def test_an_unknown_durability_is_refused_with_the_known() -> None:
