@@ -9,6 +9,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -38,6 +39,7 @@ from common.routes import ROUTES, Access
 from common.settings import Settings
 
 BODY_MAX_BYTES = 16 * 1024
+KEEP_ALIVE_S = 75.0
 AVERAGE_TRADES_DEFAULT = 50
 DEPTH_DEFAULT = 10
 
@@ -96,6 +98,8 @@ class Call:
             return await request.read()
         except web.HTTPRequestEntityTooLarge:
             raise TooLarge(f"the body is larger than {BODY_MAX_BYTES} bytes") from None
+        except web.RequestPayloadError:
+            raise MalformedBody("the body does not arrive as its headers say") from None
 
 
 Handler = Callable[[Call], Awaitable[Reply]]
@@ -109,6 +113,9 @@ class Api:
         self._exchange = exchange
         self._settings = settings
         self._answered: Counter[int] = Counter()
+        self._in_flight = 0
+        self._stopping = False
+        self._idle = asyncio.Event()
         # By path, and for paths with a variable second part by what stands around it.
         self._fixed: dict[str, dict[str, Handler]] = {}
         self._variable: dict[tuple[str, str], dict[str, Handler]] = {}
@@ -131,9 +138,39 @@ class Api:
             parts = (message, payload, protocol, writer, task, loop)
             return web.BaseRequest(*parts, client_max_size=BODY_MAX_BYTES)
 
-        return web.Server(self, request_factory=bounded, access_log=None, keepalive_timeout=75.0)
+        return web.Server(
+            self,
+            request_factory=bounded,
+            access_log=None,
+            keepalive_timeout=KEEP_ALIVE_S,
+            # Bodies of 16 KiB need no compression, and what is not unpacked is no bomb.
+            auto_decompress=False,
+        )
+
+    async def drained(self, patience_s: float) -> None:
+        """Wait until the requests that have arrived are answered, also those still arriving.
+
+        From now on each reply closes its connection, so that this comes to an end.
+        """
+        self._stopping = True
+        if self._in_flight:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience_s):
+                    await self._idle.wait()
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        self._in_flight += 1
+        try:
+            reply = await self._reply_to(request)
+        finally:
+            self._in_flight -= 1
+            if self._stopping and not self._in_flight:
+                self._idle.set()
+        reply.closes = self._stopping
+        self._answered[reply.status] += 1
+        return reply
+
+    async def _reply_to(self, request: web.BaseRequest) -> Reply:
         try:
             path, _, query = request.raw_path.partition("?")
             if path[:1] != "/":  # a request by way of a proxy names the whole URL
@@ -141,16 +178,16 @@ class Api:
             if "%" in path:
                 path = unquote(path)
             handler, name = self._find(request.method, path)
-            reply = await handler(Call(request, self._exchange, name, query))
+            return await handler(Call(request, self._exchange, name, query))
         except ExchangeError as error:
-            reply = error_reply(error)
+            return error_reply(error)
+        except ConnectionError:
+            raise  # the client went away: there is nobody to answer
         except Exception:
             log.exception("%s %s failed", request.method, request.raw_path)
-            reply = json_error(
+            return json_error(
                 HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "our error; it is logged"
             )
-        self._answered[reply.status] += 1
-        return reply
 
     def _find(self, method: str, path: str) -> tuple[Handler, str]:
         """The handler, and the variable part of the path. Raises NotFound, MethodNotAllowed."""

@@ -21,8 +21,8 @@ def new_api_key() -> str:
 
 
 def hash_key(api_key: str) -> bytes:
-    """What is kept of a key."""
-    return hashlib.sha256(api_key.encode()).digest()
+    """What is kept of a key. A header may hold bytes that are no text; they hash as they are."""
+    return hashlib.sha256(api_key.encode(errors="surrogateescape")).digest()
 
 
 def same_key(key_hash: bytes, api_key: str) -> bool:

@@ -66,9 +66,12 @@ class Reply(web.StreamResponse):
     def status(self) -> int:
         return self._status
 
+    # Set on the replies of a service that is stopping, so that its clients let go of it.
+    closes = False
+
     @property
     def keep_alive(self) -> bool | None:
-        return self._request.keep_alive
+        return self._request.keep_alive and not self.closes
 
     async def prepare(self, request: web.BaseRequest) -> None:
         self._request = request
@@ -90,7 +93,7 @@ class Reply(web.StreamResponse):
         return b"".join((head, length, self._rare_headers(request), b"\r\n", body))
 
     def _rare_headers(self, request: web.BaseRequest) -> bytes:
-        keep_alive = request.keep_alive
+        keep_alive = self.keep_alive
         if keep_alive and self._extra is None and request.version == HttpVersion11:
             return b""
         headers = dict(self._extra or {})

@@ -23,8 +23,10 @@ from common.settings import Settings, read_settings
 
 OpenExchange = Callable[[Settings, str], AbstractAsyncContextManager[Exchange]]
 
-# Longer than any request takes; an idle connection is closed at once.
+# Longer than any request takes, its body included.
 SHUTDOWN_PATIENCE_S = 10.0
+# For the last replies to leave.
+CLOSE_PATIENCE_S = 2.0
 BACKLOG = 4096
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,8 @@ def main(open_exchange: OpenExchange, *, stateless: bool) -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    # What is no HTTP gets its 400; the parser's words about it hold header bytes, keys among them.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     try:
         settings = read_settings()
         if settings.processes > 1 and not stateless:
@@ -92,11 +96,9 @@ async def serve(open_exchange: OpenExchange, settings: Settings, database_url: s
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with open_exchange(settings, database_url) as exchange:
-        # Stopping a server closes its sockets first, then lets the requests in flight end.
+        api = Api(exchange, settings)
         runner = web.ServerRunner(
-            Api(exchange, settings).server(),
-            handle_signals=False,
-            shutdown_timeout=SHUTDOWN_PATIENCE_S,
+            api.server(), handle_signals=False, shutdown_timeout=CLOSE_PATIENCE_S
         )
         await runner.setup()
         site = web.TCPSite(
@@ -114,6 +116,8 @@ async def serve(open_exchange: OpenExchange, settings: Settings, database_url: s
                 raise cannot_serve(settings, error) from None
             log.info("serving on http://%s:%d", settings.host, settings.port)
             await stop.wait()
+            await site.stop()  # nobody new; who is connected gets an answer
+            await api.drained(SHUTDOWN_PATIENCE_S)
         finally:
             await runner.cleanup()
 

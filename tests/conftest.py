@@ -1,0 +1,192 @@
+"""The cases under test, and what their tests stand on: a PostgreSQL, services, nothing left."""
+
+import itertools
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from client import Service, assert_no_error, eventually
+
+from common.postgres import EmbeddedPostgres
+
+CASES = ["casev3"]
+# Those that reply before the database knows, and of these the ones that read from it nevertheless.
+MEMORY_CASES = [case for case in CASES if case != "casev1"]
+READS_BEHIND = [case for case in CASES if case == "casev2"]
+
+NewDatabase = Callable[[], str]
+StartService = Callable[..., Service]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "matches_in_memory: only for cases that match in memory")
+    config.addinivalue_line("markers", "any_case: about code that all cases share; one is enough")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test that starts a service runs on every case."""
+    if "case" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker
+        cases = MEMORY_CASES if marker("matches_in_memory") else CASES
+        if marker("any_case"):
+            cases = cases[-1:]
+        metafunc.parametrize("case", cases, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def case(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def reads_memory(case: str) -> bool:
+    """Whether reads go on without the database."""
+    return case in MEMORY_CASES and case not in READS_BEHIND
+
+
+@pytest.fixture(scope="session")
+def session_dir() -> Iterator[Path]:
+    """Where tests keep everything. At the end nothing is in it, and nothing runs on it."""
+    place = Path(tempfile.mkdtemp(prefix="exchange-tests-")).resolve()
+    place.chmod(0o755)  # under root the embedded server runs under another account
+    yield place
+    try:
+        assert processes_of(place) == []
+        place.rmdir()  # which it cannot, if anything is left there
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def processes_of(place: Path) -> list[str]:
+    """The command lines that name the directory."""
+    listing = subprocess.run(
+        ["ps", "-A", "-ww", "-o", "command="], capture_output=True, check=True, text=True
+    ).stdout
+    return [line for line in listing.splitlines() if str(place) in line]
+
+
+@pytest.fixture(scope="session")
+def new_place(session_dir: Path) -> Iterator[Callable[[], Path]]:
+    """Makes directories that the embedded server's account can enter; they go at the end."""
+    numbers = itertools.count()
+    places: list[Path] = []
+
+    def make() -> Path:
+        place = session_dir / f"place{next(numbers)}"
+        place.mkdir(mode=0o755)
+        places.append(place)
+        return place
+
+    yield make
+    for place in places:
+        shutil.rmtree(place)
+
+
+@pytest.fixture(scope="session")
+def postgres(new_place: Callable[[], Path]) -> Iterator[EmbeddedPostgres]:
+    """The one server of the session."""
+    with EmbeddedPostgres(new_place() / "server") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def new_database(postgres: EmbeddedPostgres) -> Iterator[NewDatabase]:
+    """Makes empty databases. They go with the server; at the end nobody is connected to them."""
+    numbers = itertools.count()
+
+    def make() -> str:
+        name = f"test{next(numbers)}"
+        execute(postgres.url, f"CREATE DATABASE {name}")
+        return postgres.url.replace("/exchange?", f"/{name}?")
+
+    yield make
+    connected = "SELECT datname, query FROM pg_stat_activity WHERE datname LIKE 'test%'"
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        eventually(lambda: not connection.execute(connected.encode()).fetchall())
+
+
+def execute(url: str, statement: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(statement.encode())
+
+
+@pytest.fixture(scope="session")
+def start_shared(
+    case: str, new_database: NewDatabase, new_place: Callable[[], Path]
+) -> Iterator[StartService]:
+    """As ``start_service``, for services that many tests use."""
+    yield from services(case, new_database, new_place)
+
+
+@pytest.fixture
+def start_service(
+    case: str, new_database: NewDatabase, new_place: Callable[[], Path]
+) -> Iterator[StartService]:
+    """Starts services: ``start_service(database_url, EXCHANGE_…=…)``, None unsets a variable.
+
+    A new database is made unless one is named; ``ready=False`` does not wait until it serves.
+    Those that still run when the test ends are stopped, and must end well.
+    """
+    yield from services(case, new_database, new_place)
+
+
+def services(
+    case: str, new_database: NewDatabase, new_place: Callable[[], Path]
+) -> Iterator[StartService]:
+    started: list[Service] = []
+
+    def start(
+        database_url: str | None = None,
+        *,
+        ready: bool = True,
+        embedded: bool = False,
+        **settings: str | None,
+    ) -> Service:
+        url = None if embedded else database_url or new_database()
+        behind = case in READS_BEHIND
+        service = Service(case, new_place() / "log", url, settings, reads_behind=behind)
+        started.append(service)
+        if ready:
+            service.wait_until_ready()
+        return service
+
+    try:
+        yield start
+        running = [service for service in started if service.running()]
+        for service in running:
+            service.send_signal(signal.SIGTERM)
+        for service in running:
+            service.expect_good_end()
+    finally:
+        for service in started:
+            if service.running():
+                service.kill()
+
+
+@pytest.fixture(scope="session")
+def shared_service(start_shared: StartService) -> Service:
+    return start_shared()
+
+
+@pytest.fixture
+def used_service(shared_service: Service) -> Iterator[Service]:
+    """A running service with what other tests have left. The test must leave no error in its log.
+
+    For tests that only want a broker of their own.
+    """
+    known = len(shared_service.text())
+    yield shared_service
+    assert shared_service.running()
+    assert_no_error(shared_service.text()[known:])
+
+
+@pytest.fixture
+def service(used_service: Service) -> Service:
+    """A running, empty service."""
+    used_service.reset()
+    return used_service
