@@ -14,7 +14,7 @@ from client import Service, assert_no_error, eventually
 
 from common.postgres import EmbeddedPostgres
 
-CASES = ["casev3"]
+CASES = ["casev1", "casev2", "casev3"]
 # Those that reply before the database knows, and of these the ones that read from it nevertheless.
 MEMORY_CASES = [case for case in CASES if case != "casev1"]
 READS_BEHIND = [case for case in CASES if case == "casev2"]
