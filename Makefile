@@ -5,15 +5,27 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help bench-v3 run-v3 test lint charts clean
+.PHONY: help bench-v1 bench-v2 bench-v3 run-v1 run-v2 run-v3 test lint diff charts clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-bench-v3: $(READY)  ## casev3 under B3 traffic at 100 % and 300 %, table and charts (2 minutes)
+bench-v1: $(READY)  ## casev1 under B3 traffic at 50 % and 100 %, table and charts (2 minutes)
+	$(BIN)/python bench/perf_realistic.py --version v1 --spawn --scale 50 100 --duration 40
+
+bench-v2: $(READY)  ## casev2 at 100 % and 200 %, table and charts (2 minutes)
+	$(BIN)/python bench/perf_realistic.py --version v2 --spawn --scale 100 200 --duration 40
+
+bench-v3: $(READY)  ## casev3 at 100 % and 300 %, table and charts (2 minutes)
 	$(BIN)/python bench/perf_realistic.py --version v3 --spawn --scale 100 300 --duration 40
 
-run-v3: $(READY)  ## serve casev3 on http://127.0.0.1:8000 with an embedded PostgreSQL
+run-v1: $(READY)  ## serve casev1 on http://127.0.0.1:8000 with an embedded PostgreSQL
+	$(BIN)/python -m casev1
+
+run-v2: $(READY)  ## serve casev2
+	$(BIN)/python -m casev2
+
+run-v3: $(READY)  ## serve casev3
 	$(BIN)/python -m casev3
 
 test: $(READY)  ## all tests, against a real PostgreSQL (under 5 minutes)
@@ -23,6 +35,11 @@ lint: $(READY)  ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+diff:  ## what separates each case from the next
+	@for pair in "casev1 casev2" "casev2 casev3"; do set -- $$pair; \
+	  for file in app.py exchange.py; do \
+	    git --no-pager diff --no-index $$1/$$file $$2/$$file || true; done; done
 
 charts: $(READY)  ## draw the charts of the newest run again, from its raw data
 	$(BIN)/python -m bench charts

