@@ -380,7 +380,7 @@ def test_a_killed_service_comes_back_consistent(start_service: StartService) -> 
     assert_consistent(service)
     ((reached,),) = service.sql("SELECT flushed_sequence FROM exchange_state")
     service = start_service(service.database_url)
-    if "sequence" in service.health():
+    if "flushes" in service.health():
         assert f"data reaches sequence {reached}\n" in service.text()
         assert service.health()["sequence"] == reached >= 150
     brokers = [service.again(broker) for broker in brokers]
