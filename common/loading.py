@@ -33,7 +33,7 @@ async def load_engine(database: Database) -> Engine:
         order = queries.order_of(row)
         orders[order.id] = order
     for order_id, *trade in await database.rows(queries.TRADES_OF_OPEN_ORDERS):
-        orders[order_id.int].trades.append(queries.trade_of(tuple(trade)))
+        orders[order_id.int].add_trade(queries.trade_of(tuple(trade)))
     engine = Engine()
     for order in orders.values():
         engine.rest(order)

@@ -68,7 +68,7 @@ def execute(taker: Order, fills: list[Fill]) -> list[Trade]:
         )
         trades.append(trade)
         for order in (maker, taker):
-            order.trades.append(trade)
+            order.add_trade(trade)
             order.remaining_quantity -= quantity
             if not order.remaining_quantity:
                 close(order, CloseReason.FILLED, now_us)

@@ -5,7 +5,6 @@ Money is integer cents, quantities are integer shares, instants are integer micr
 exchange and UUIDs outside (``common/ids.py``).
 """
 
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Literal
@@ -68,8 +67,7 @@ class CloseReason(StrEnum):
     UNFILLED = "unfilled"
 
 
-@dataclass(slots=True, frozen=True)
-class Broker:
+class Broker(Struct, frozen=True):
     """Who may trade. The key itself is known to its holder only; ``key_hash`` is its SHA-256."""
 
     id: int
@@ -79,9 +77,12 @@ class Broker:
     created_at_us: int
 
 
-@dataclass(slots=True, eq=False)
-class Order:
-    """One order and what has become of it. ``price`` is None for a market order."""
+class Order(Struct, eq=False, gc=False):
+    """One order and what has become of it. ``price`` is None for a market order.
+
+    Orders and trades hold no cycles, so the garbage collector need not look at them (``gc=False``):
+    with all of a day in memory its rounds would stop the exchange for a good part of a second.
+    """
 
     id: int
     sequence: int
@@ -98,15 +99,22 @@ class Order:
     created_at_us: int
     close_reason: CloseReason | None = None
     closed_at_us: int | None = None
-    trades: list["Trade"] = field(default_factory=list)
+    # A list from the first trade on; the many orders that never trade share the empty tuple.
+    trades: "list[Trade] | tuple[()]" = ()
 
     @property
     def is_open(self) -> bool:
         return self.close_reason is None
 
+    def add_trade(self, trade: "Trade") -> None:
+        """Remember the latest trade of this order."""
+        if isinstance(self.trades, list):
+            self.trades.append(trade)
+        else:
+            self.trades = [trade]
 
-@dataclass(slots=True, frozen=True)
-class Trade:
+
+class Trade(Struct, frozen=True, gc=False):
     """One fill: the taker met the maker at the maker's price.
 
     It names the orders instead of holding them, so that an old trade keeps no old order in memory.

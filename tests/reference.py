@@ -123,7 +123,7 @@ class ReferenceExchange:
             executed_at_us=taker.created_at_us,
         )
         for order in (maker, taker):
-            order.trades.append(trade)
+            order.add_trade(trade)
             order.remaining_quantity -= trade.quantity
             if order.remaining_quantity == 0:
                 self._close(order, CloseReason.FILLED, taker.created_at_us)

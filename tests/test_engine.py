@@ -1,13 +1,14 @@
 """The engine against the reference, after every step of random commands."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from hypothesis_profile import PROPERTY, STATEFUL
+from msgspec.structs import asdict
 from reference import ReferenceExchange
 
 from common.book import Book

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
-from dataclasses import asdict
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis_profile import PROPERTY
+from msgspec.structs import asdict
 from reference import ReferenceExchange
 
 from common.book import Book
