@@ -22,6 +22,8 @@ VERSIONS = ("v1", "v2", "v3")
 SCALE_MIN, SCALE_MAX = 1.0, 10_000.0
 DURATION_MIN_S, DURATION_MAX_S = 1.0, 3600.0
 SEED_MAX = 2**32 - 1
+# What the compose files set for a service that only this machine can reach.
+COMPOSE_ADMIN_KEY = "local-bench-only"
 DEFAULT_URL = "http://localhost:8000"
 INTERRUPTED = 130  # what a shell says of a command that Ctrl-C has ended
 
@@ -113,7 +115,10 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--no-reads", action="store_true", help="orders and cancels only")
     made.add_argument("--out", default=records.DEFAULT_DIRECTORY, type=Path, metavar="DIR")
-    made.add_argument("--admin-key", help="of the service (EXCHANGE_ADMIN_API_KEY)")
+    made.add_argument(
+        "--admin-key",
+        help="of the service (EXCHANGE_ADMIN_API_KEY; else the one of the compose files)",
+    )
     made.add_argument(
         "--reset", action="store_true", help="with --url: EMPTY the exchange before each scale"
     )
@@ -263,9 +268,8 @@ def _place(options: argparse.Namespace, printer: report.Printer) -> Iterator[Pla
             yield Place(running.target, running.database_url, options.pins, running)
         return
     address, host_header = exchange_client.resolve(options.url)
-    admin_key = options.admin_key or os.environ.get("EXCHANGE_ADMIN_API_KEY")
-    if not admin_key:
-        raise HarnessError("--admin-key: give it, or set EXCHANGE_ADMIN_API_KEY")
+    known = options.admin_key or os.environ.get("EXCHANGE_ADMIN_API_KEY")
+    admin_key = known or COMPOSE_ADMIN_KEY
     target = Target(address, host_header, admin_key)
     uvloop.run(_emptied(target, options.reset))
     yield Place(target, os.environ.get("EXCHANGE_DATABASE_URL"), options.pins, None)

@@ -141,6 +141,8 @@ def _environment(port: int, database_url: str, admin_key: str) -> dict[str, str]
         "EXCHANGE_DATABASE_URL": database_url,
         "EXCHANGE_ADMIN_API_KEY": admin_key,
         "EXCHANGE_DEBUG": "1",
+        # When the harness is killed its database goes at the same moment; nothing to wait for then.
+        "EXCHANGE_DRAIN_S": "10",
     }
 
 

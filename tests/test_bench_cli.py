@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor as Workers
@@ -247,6 +249,7 @@ def test_ctrl_c_keeps_what_there_is_and_leaves_no_process(tmp_path: Path) -> Non
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ties processes together on Linux")
 def test_a_killed_harness_takes_service_and_database_along(tmp_path: Path, version: str) -> None:
     arguments = ("--version", version, "--spawn", "--scale", 5, "--duration", 60)
+    before = data_directories()
     process = subprocess.Popen(
         command(*arguments, "--out", tmp_path), stdout=subprocess.PIPE, text=True
     )
@@ -257,5 +260,13 @@ def test_a_killed_harness_takes_service_and_database_along(tmp_path: Path, versi
                 break
         children = psutil.Process(process.pid).children(recursive=True)
         process.kill()
-    _, alive = psutil.wait_procs(children, timeout=20)
+    _, alive = psutil.wait_procs(children, timeout=30)
+    # Only the data remains, which nobody was left to remove.
+    for left in data_directories() - before:
+        shutil.rmtree(left)
     assert not alive
+
+
+def data_directories() -> set[Path]:
+    """Where the harness keeps the databases of the services that it starts."""
+    return set(Path(tempfile.gettempdir()).glob("mini-stock-exchange-bench-*"))
