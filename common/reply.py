@@ -83,7 +83,8 @@ class Reply(web.StreamResponse):
         if transport is None:
             raise ConnectionResetError("the client has gone")
         transport.write(self._bytes(request))
-        await request.writer.drain()
+        if transport.get_write_buffer_size():
+            await request.writer.drain()
 
     def _bytes(self, request: web.BaseRequest) -> bytes:
         head = _heads.head(self._status, self._whole_type)
