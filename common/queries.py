@@ -550,11 +550,6 @@ LATEST_INSTANT = compiled(
 )
 # Nothing is behind it where orders are numbered in the database.
 LAST_SEQUENCE = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM order_sequence"
-# The two ways of numbering go on where the other has stopped.
-CONTINUE_SEQUENCE = (
-    "SELECT setval('order_sequence', greatest(last_value, flushed_sequence, 1))"
-    " FROM order_sequence, exchange_state WHERE flushed_sequence >= last_value"
-)
 COUNT_TRADES = compiled(select(func.count()).select_from(trades))
 
 

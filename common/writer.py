@@ -27,7 +27,6 @@ from common.webhooks import Notice
 
 RETRY_MIN_S = 0.05
 RETRY_MAX_S = 2.0
-FAILING_AFTER_S = 1.0
 TAKEOVER_PATIENCE_S = 5.0
 AGES_KEPT = 1000  # half a minute of flushes
 _LOCK = f"SELECT pg_try_advisory_lock({WRITER_LOCK})".encode()
@@ -275,10 +274,6 @@ class Writer:
             with suppress(psycopg.Error):
                 await self._connection.close()
         self._connection = None
-
-    def failing(self) -> bool:
-        """Whether the database has refused writes for more than a moment."""
-        return self._failures > 0 and self.age_s() > FAILING_AFTER_S
 
     def age_s(self) -> float:
         """How long the oldest change that is not in the database has waited."""
