@@ -40,29 +40,34 @@ def supervise(count: int, environment: Mapping[str, str]) -> int:
     all ended tidily.
     """
     stopping = False
+    children: list[subprocess.Popen[bytes]] = []
+    untold: list[subprocess.Popen[bytes]] = []
 
     def stop(*_: object) -> None:
+        """Tell each child once: at its very end it no longer catches signals."""
         nonlocal stopping
         stopping = True
-        for child in children:
-            child.send_signal(signal.SIGTERM)
+        while untold:
+            untold.pop().send_signal(signal.SIGTERM)
 
-    children: list[subprocess.Popen[bytes]] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     for _ in range(count):
-        children.append(
-            subprocess.Popen(
-                [sys.executable, *sys.orig_argv[1:]],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                # A Ctrl-C in the terminal is for this process, which passes it on once.
-                start_new_session=True,
-                preexec_fn=tie_to_owner(),  # noqa: PLW1509 (no thread yet)
-            )
+        child = subprocess.Popen(
+            [sys.executable, *sys.orig_argv[1:]],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            # A Ctrl-C in the terminal is for this process, which passes it on once.
+            start_new_session=True,
+            preexec_fn=tie_to_owner(),  # noqa: PLW1509 (no thread yet)
         )
+        children.append(child)
+        untold.append(child)
+    if stopping:  # the signal came before they all were there
+        stop()
     os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
     asked = stopping
     stop()
     codes = [child.wait(_STOP_PATIENCE_S) for child in children]
-    return 0 if asked and not any(codes) else 1
+    # One that was told before it could listen has served nobody yet.
+    return 0 if asked and not set(codes) - {0, -signal.SIGTERM} else 1
