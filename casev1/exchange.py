@@ -7,7 +7,8 @@ leaves. Every read is a statement, and sees what has been committed.
 from common import queries
 from common.brokers import hash_key, new_api_key, unknown_key
 from common.changes import Changes
-from common.database import Database, Parameters, Row, uuid_of
+from common.channel import Parameters, Row, Statement
+from common.database import Database, uuid_of
 from common.errors import Forbidden, NotFound, Unavailable
 from common.exchange import Health
 from common.ids import Clock, format_id
@@ -52,7 +53,7 @@ class Exchange:
         broker = Broker(
             self._clock.new_id(), name, webhook_url, hash_key(api_key), self._clock.now_us()
         )
-        await self._database.execute(queries.INSERT_BROKER, queries.broker_row(broker))
+        await self._database.commit((queries.INSERT_BROKER, queries.broker_row(broker)))
         return Registration(format_id(broker.id), api_key)
 
     async def authenticate(self, key_hash: bytes) -> Broker:
@@ -66,7 +67,8 @@ class Exchange:
 
     async def cancel(self, key_hash: bytes, order_id: int) -> None:
         parameters = {"order_id": uuid_of(order_id), "key_hash": key_hash}
-        _, owners, broker_rows = await self._database.together(
+        _, owners, broker_rows = await self._database.retried(
+            self._database.commit,
             (queries.CANCEL, parameters),
             (queries.ORDER_OWNER, parameters),
             (queries.AUTHENTICATE, parameters),
@@ -108,7 +110,7 @@ class Exchange:
         return Balance(format_id(broker.id), broker.name, int(rows[0][0]))
 
     async def sweep(self) -> None:
-        await self._database.execute(queries.CLOSE_ENDED, {})
+        await self._database.retried(self._database.commit, (queries.CLOSE_ENDED, {}))
 
     async def health(self) -> Health:
         try:
@@ -133,7 +135,7 @@ class Exchange:
         return int(rows[0][0])
 
     async def reset(self) -> None:
-        await self._database.run(*queries.EMPTY_EVERYTHING)
+        await self._database.commit(*queries.EMPTY_EVERYTHING)
 
     async def _submit(self, key_hash: bytes, new_order: NewOrder) -> Receipt:
         """One transaction of two round trips, or more when an order meets very many makers."""
@@ -164,13 +166,13 @@ class Exchange:
             makers = [maker for maker, _ in fills]
             changes = Changes()
             changes.add(order, trades, makers)
-            await transaction.write(changes.statements())
+            await transaction.write(*changes.statements())
         urls = queries.webhook_urls(order, webhook_url, rows)
         self._webhooks.enqueue(notices(urls, order, trades, makers))
         return receipt_of(order)
 
     async def _ask(
-        self, key_hash: bytes, query: str, parameters: Parameters
+        self, key_hash: bytes, query: Statement, parameters: Parameters
     ) -> tuple[Broker, list[Row]]:
         """Who asks, and the rows of the answer."""
         found, rows = await self._database.together(

@@ -6,7 +6,8 @@ read is a statement, and sees what has been flushed.
 
 from common import queries
 from common.brokers import Brokers, hash_key, new_api_key
-from common.database import Database, Parameters, Row, uuid_of
+from common.channel import Parameters, Row, Statement
+from common.database import Database, uuid_of
 from common.engine import Engine
 from common.errors import Forbidden, NotFound
 from common.exchange import Health
@@ -56,7 +57,7 @@ class Exchange:
         broker = Broker(
             self._sequencer.new_id(), name, webhook_url, hash_key(api_key), self._sequencer.now_us()
         )
-        await self._database.execute(queries.INSERT_BROKER, queries.broker_row(broker))
+        await self._database.commit((queries.INSERT_BROKER, queries.broker_row(broker)))
         self._brokers.add(broker)
         return Registration(format_id(broker.id), api_key)
 
@@ -139,7 +140,7 @@ class Exchange:
 
     async def reset(self) -> None:
         async with self._writer.idle:
-            await self._database.run(*queries.EMPTY_EVERYTHING)
+            await self._database.commit(*queries.EMPTY_EVERYTHING)
             self._writer.forget()
             self._brokers.clear()
             self._engine.clear()
@@ -160,7 +161,7 @@ class Exchange:
         return row[0].int if row else None
 
     async def _ask(
-        self, key_hash: bytes, query: str, parameters: Parameters
+        self, key_hash: bytes, query: Statement, parameters: Parameters
     ) -> tuple[Broker, list[Row]]:
         """Who asks, and the rows of the answer."""
         broker = self._brokers.of(key_hash)

@@ -63,7 +63,7 @@ class Exchange:
         broker = Broker(
             self._sequencer.new_id(), name, webhook_url, hash_key(api_key), self._sequencer.now_us()
         )
-        await self._database.execute(queries.INSERT_BROKER, queries.broker_row(broker))
+        await self._database.commit((queries.INSERT_BROKER, queries.broker_row(broker)))
         self._brokers.add(broker)
         return Registration(format_id(broker.id), api_key)
 
@@ -163,7 +163,7 @@ class Exchange:
 
     async def reset(self) -> None:
         async with self._writer.idle:
-            await self._database.run(*queries.EMPTY_EVERYTHING)
+            await self._database.commit(*queries.EMPTY_EVERYTHING)
             self._writer.forget()
             self._brokers.clear()
             self._engine.clear()

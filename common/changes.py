@@ -5,14 +5,13 @@ quarter of what adapting Python lists does, and the values need no look-up of ty
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from common import queries
+from common.channel import Question
 from common.model import Order, Trade
 from common.webhooks import Notice
-
-Statement = tuple[bytes, Mapping[str, object]]
 
 
 @dataclass(slots=True)
@@ -47,16 +46,16 @@ class Changes:
         touched = (*self.created.values(), *self.changed.values())
         return [order for order in touched if not order.is_open]
 
-    def statements(self) -> list[Statement]:
+    def statements(self) -> list[Question]:
         """What writes all of it, with parameters that no longer change when the orders do."""
-        statements: list[Statement] = []
+        statements: list[Question] = []
         if self.created:
-            statements.append((INSERT_ORDERS, _new_orders(list(self.created.values()))))
+            statements.append((queries.INSERT_ORDERS, _new_orders(list(self.created.values()))))
         if self.changed:
-            statements.append((UPDATE_ORDERS, _changes(list(self.changed.values()))))
+            statements.append((queries.UPDATE_ORDERS, _changes(list(self.changed.values()))))
         if self.trades:
-            statements.append((INSERT_TRADES, _trades(self.trades)))
-            statements.append((ADD_CASH, _cash(self.trades)))
+            statements.append((queries.INSERT_TRADES, _trades(self.trades)))
+            statements.append((queries.ADD_CASH, _cash(self.trades)))
         return statements
 
 
@@ -131,9 +130,3 @@ def _quoted(text: str) -> str:
     """One element that may hold anything: a word, a comma, a quote, the text NULL."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
-
-
-INSERT_ORDERS = queries.INSERT_ORDERS.encode()
-UPDATE_ORDERS = queries.UPDATE_ORDERS.encode()
-INSERT_TRADES = queries.INSERT_TRADES.encode()
-ADD_CASH = queries.ADD_CASH.encode()

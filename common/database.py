@@ -1,39 +1,32 @@
-"""The way to PostgreSQL: SQLAlchemy builds the statements once, psycopg runs them.
+"""The way to PostgreSQL: SQLAlchemy builds the statements once, ``channel.py`` sends them.
 
 SQLAlchemy Core gives typed tables and checked statements, but compiling and executing through it
 costs more per call than the whole matching of an order. So each statement is compiled to SQL text
-at import, and this module is the one place from which that text goes to psycopg.
+at import, and each connection prepares it once.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
-from typing import Any, ParamSpec, TypeVar
-from uuid import UUID
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import ParamSpec, TypeVar
 
 import psycopg
 from psycopg import errors
 from psycopg.conninfo import make_conninfo
-from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
-from sqlalchemy import ClauseElement, Engine, create_engine, insert, inspect, make_url, select
+from sqlalchemy import Engine, create_engine, insert, inspect, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from common.channel import Channel, Parameters, Question, Row, Statement, statement_of
 from common.errors import Overloaded, StartError, Unavailable
-from common.periodic import every
+from common.pool import PLACES, Pool
 from common.postgres import connection_error_line
 from common.tables import SCHEMA_VERSION, exchange_state, metadata
 
-Parameters = Mapping[str, Any]
-Row = tuple[Any, ...]
-
 CONNECT_TIMEOUT_S = 5
-RECONNECT_S = 0.5
-LOOK_AGAIN_S = 0.25
-WAITING_PER_CONNECTION = 64
 TRIES = 10
 # The lock that keeps apart who must not change the same books; ``common/writer.py`` takes it alone.
 WRITER_LOCK = "hashtext('exchange writer')"
-_SHARED_LOCK = f"SELECT pg_try_advisory_lock_shared({WRITER_LOCK})".encode()
+_SHARED_LOCK = statement_of(f"SELECT pg_try_advisory_lock_shared({WRITER_LOCK})")
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 FIRST_STATE = {
@@ -42,24 +35,11 @@ FIRST_STATE = {
     "flushed_sequence": 0,
     "flush_number": 0,
 }
-_dialect = make_url("postgresql+psycopg://").get_dialect()()
 
 
-def compiled(statement: ClauseElement) -> str:
-    """The SQL of a statement as psycopg takes it, with ``%(name)s`` for its bound parameters.
-
-    Raises ValueError for a parameter that has its value already: the text would lose it.
-    """
-    text = statement.compile(dialect=_dialect)
-    fixed = {name: value for name, value in (text.params or {}).items() if value is not None}
-    if fixed:
-        raise ValueError(f"write these as constants of the statement: {fixed}")
-    return str(text)
-
-
-def uuid_of(identifier: int) -> UUID:
-    """An id as the database keeps it; ``UUID.int`` leads back."""
-    return UUID(int=identifier)
+def uuid_of(identifier: int) -> str:
+    """An id as a parameter of a statement; in rows it is a UUID."""
+    return f"{identifier:032x}"
 
 
 def prepare_schema(url: str) -> None:
@@ -122,93 +102,98 @@ class Transaction:
     """One transaction whose statements travel together: ``ask`` is a round trip, ``write`` waits
     for the commit."""
 
-    def __init__(self, connection: psycopg.AsyncConnection[Row]) -> None:
-        self._connection = connection
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self.ended = False
 
-    async def ask(self, *questions: tuple[str, Parameters]) -> list[list[Row]]:
-        """The rows of statements that give rows; all leave before the first answer is read."""
-        cursors = [
-            await self._connection.execute(query.encode(), parameters)
-            for query, parameters in questions
-        ]
-        return [await cursor.fetchall() for cursor in cursors]
+    async def ask(self, *questions: Question) -> list[list[Row]]:
+        """The rows of each statement; all leave before the first answer is read."""
+        return await self._channel.ask(*questions)
 
-    async def write(self, statements: list[tuple[bytes, Mapping[str, object]]]) -> None:
-        """Statements that give no rows; they leave together with the commit."""
-        for statement, parameters in statements:
-            await self._connection.execute(statement, parameters)
+    async def write(self, *statements: Question) -> None:
+        """The last statements; they leave together with the commit."""
+        committed = self._channel.finish(*statements)
+        self.ended = True
+        await committed
 
 
 class Database:
-    """A bounded pool of connections for reads and for transactions.
+    """The statements and the transactions of an exchange.
 
-    While PostgreSQL is gone every call fails at once, and a look every moment finds it again.
-    ``writes`` is for the case that changes the books here: its connections keep out the exchanges
+    ``pool_size`` connections in all. The case that ``writes`` here has a quarter of them for single
+    statements, so that a read never waits behind orders that wait for a lock, and the rest for
+    transactions; with one connection alone they share it. Its connections keep out the exchanges
     that believe their memory, and are kept out by them.
     """
 
     def __init__(
         self, url: str, *, pool_size: int, pool_wait_ms: int, writes: bool = False
     ) -> None:
-        self._wait_s = pool_wait_ms / 1000
-        self._down = False
+        self._conninfo = conninfo(url)
+        self._writes = writes
+        wait_s = pool_wait_ms / 1000
+        for_transactions = pool_size * 3 // 4 if writes else 0
+        self._statements = Pool(self._connect, pool_size - for_transactions, wait_s)
+        self._transactions = self._statements
+        if for_transactions:
+            self._transactions = Pool(self._connect, for_transactions, wait_s)
         self._retries = 0
-        self._pool = AsyncConnectionPool(
-            conninfo(url),
-            min_size=1,
-            max_size=pool_size,
-            # As many waiting as a pool of this size can hope to serve; the rest is told at once.
-            max_waiting=pool_size * WAITING_PER_CONNECTION,
-            timeout=self._wait_s,
-            reconnect_timeout=RECONNECT_S,
-            reconnect_failed=self._lost,
-            configure=_share if writes else None,
-            kwargs={"autocommit": True, "prepare_threshold": 0},
-            open=False,
-        )
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator["Database"]:
-        """Hold the pool open; all connections are closed afterwards. Raises StartError."""
-        try:
-            await self._pool.open(wait=True, timeout=CONNECT_TIMEOUT_S)
-        except PoolTimeout:
-            raise StartError(
-                "the database gives no connection: see the lines above; an exchange that "
-                "matches in memory may hold it"
-            ) from None
-        try:
-            async with every(LOOK_AGAIN_S, self._look_again):
-                yield self
-        finally:
-            await self._pool.close(timeout=CONNECT_TIMEOUT_S)
+        """Hold the connections; all are closed afterwards. Raises StartError."""
+        async with AsyncExitStack() as stack:
+            for pool in self._pools():
+                await stack.enter_async_context(pool.opened())
+            yield self
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[psycopg.AsyncConnection[Row]]:
-        """A connection in autocommit. Raises Unavailable when there is none, or when it breaks."""
-        if self._down:
-            raise Unavailable("the database does not answer; retry later")
-        try:
-            async with self._pool.connection() as connection:
-                yield connection
-        except TooManyRequests:
-            raise Overloaded("too many requests wait for the database; retry later") from None
-        except (PoolTimeout, PoolClosed):
-            raise Unavailable("no database connection became free in time; retry later") from None
-        except (errors.DeadlockDetected, errors.SerializationFailure) as error:
-            raise Conflict(str(error)) from error
-        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-            raise Unavailable("the database does not answer; retry later") from error
+    async def together(self, *questions: Question) -> list[list[Row]]:
+        """What several reads find, in one round trip. Raises Unavailable, Conflict."""
+        return await self._ask(self._statements, 1, questions)
+
+    async def commit(self, *questions: Question) -> list[list[Row]]:
+        """The rows of statements that change something, once they are committed together.
+
+        They may have to wait for a lock, so no read shares their connection. Raises Unavailable,
+        Conflict.
+        """
+        return await self._ask(self._transactions, PLACES, questions)
+
+    async def _ask(
+        self, pool: Pool, places: int, questions: tuple[Question, ...]
+    ) -> list[list[Row]]:
+        with _our_errors():
+            channel = await pool.take(places)
+            try:
+                return await channel.finish(*questions)
+            finally:
+                pool.give_back(channel, places)
+
+    async def rows(self, statement: Statement, parameters: Parameters | None = None) -> list[Row]:
+        """All that one read finds. Raises Unavailable, Conflict."""
+        [rows] = await self.together((statement, parameters or {}))
+        return rows
+
+    async def row(self, statement: Statement, parameters: Parameters | None = None) -> Row | None:
+        """The first row of one read, None when there is none. Raises Unavailable, Conflict."""
+        rows = await self.rows(statement, parameters)
+        return rows[0] if rows else None
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
-        """A transaction that is durable when the block has ended. Raises Unavailable, Conflict."""
-        async with (
-            self.connection() as connection,
-            connection.pipeline(),
-            connection.transaction(),
-        ):
-            yield Transaction(connection)
+        """A transaction, committed by its ``write``; without one it has changed nothing.
+
+        Raises Unavailable, Conflict.
+        """
+        channel = await self._transactions.take(PLACES)
+        transaction = Transaction(channel)
+        try:
+            with _our_errors():
+                yield transaction
+        finally:
+            if not transaction.ended and not channel.closed:
+                channel.finish()
+            self._transactions.give_back(channel, PLACES)
 
     async def retried(
         self, action: Callable[_P, Awaitable[_T]], *args: _P.args, **kwargs: _P.kwargs
@@ -221,56 +206,38 @@ class Database:
                 self._retries += 1
         raise Overloaded("too many orders stand in each other's way; retry later")
 
-    async def together(self, *questions: tuple[str, Parameters]) -> list[list[Row]]:
-        """The rows of several statements in one round trip, each a transaction of its own."""
-        async with self.connection() as connection, connection.pipeline():
-            return await Transaction(connection).ask(*questions)
-
-    async def rows(self, query: str, parameters: Parameters | None = None) -> list[Row]:
-        """All rows of one statement. Raises Unavailable."""
-        async with self.connection() as connection:
-            cursor = await connection.execute(query.encode(), parameters)
-            return await cursor.fetchall()
-
-    async def row(self, query: str, parameters: Parameters | None = None) -> Row | None:
-        """The first row of one statement, None when there is none. Raises Unavailable."""
-        rows = await self.rows(query, parameters)
-        return rows[0] if rows else None
-
-    async def execute(self, query: str, parameters: Parameters | None = None) -> None:
-        """One statement that gives no rows; durable when it returns. Raises Unavailable."""
-        async with self.connection() as connection:
-            await connection.execute(query.encode(), parameters)
-
-    async def run(self, *statements: str) -> None:
-        """Statements without parameters or rows, in one transaction. Raises Unavailable."""
-        async with self.connection() as connection, connection.transaction():
-            for statement in statements:
-                await connection.execute(statement.encode())
-
     def figures(self) -> dict[str, float]:
         """For /health."""
-        statistics = self._pool.get_stats()
+        sizes, waiting, waited_ms = zip(*(pool.figures() for pool in self._pools()), strict=True)
         return {
-            "pool_size": statistics.get("pool_size", 0),
-            "pool_waiting": statistics.get("requests_waiting", 0),
-            "pool_wait_ms_total": statistics.get("requests_wait_ms", 0),
+            "pool_size": sum(sizes),
+            "pool_waiting": sum(waiting),
+            "pool_wait_ms_total": round(sum(waited_ms)),
             "transaction_retries": self._retries,
         }
 
-    async def _lost(self, _: AsyncConnectionPool) -> None:
-        self._down = True
+    def _pools(self) -> list[Pool]:
+        apart = self._transactions is not self._statements
+        return [self._statements, self._transactions] if apart else [self._statements]
 
-    async def _look_again(self) -> None:
-        if self._down:
-            with suppress(PoolTimeout, psycopg.Error):
-                async with self._pool.connection(timeout=LOOK_AGAIN_S):
-                    self._down = False
+    async def _connect(self) -> Channel:
+        channel = await Channel.open(self._conninfo)
+        if self._writes:
+            [[[has_lock]]] = await channel.finish((_SHARED_LOCK, {}))
+            if not has_lock:
+                channel.close()
+                raise psycopg.OperationalError(
+                    "an exchange that matches in memory uses this database"
+                )
+        return channel
 
 
-async def _share(connection: psycopg.AsyncConnection[Row]) -> None:
-    """Hold the writer's lock together with others of our kind."""
-    cursor = await connection.execute(_SHARED_LOCK)
-    row = await cursor.fetchone()
-    if not row or not row[0]:
-        raise psycopg.OperationalError("an exchange that matches in memory uses this database")
+@contextmanager
+def _our_errors() -> Iterator[None]:
+    """What PostgreSQL says, as what it means for a request."""
+    try:
+        yield
+    except (errors.DeadlockDetected, errors.SerializationFailure) as error:
+        raise Conflict(str(error)) from error
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        raise Unavailable("the database does not answer; retry later") from error

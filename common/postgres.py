@@ -487,7 +487,7 @@ def _make_database(url: str) -> str:
                 connection.execute("CREATE DATABASE exchange")
             return connection.info.parameter_status("server_version") or ""
     except psycopg.Error as error:
-        raise StartError(f"PostgreSQL started but cannot be used: {_one_line(error)}") from error
+        raise StartError(f"PostgreSQL started but cannot be used: {one_line(error)}") from error
 
 
 def _failure_line(log: Path, start: int) -> str:
@@ -552,7 +552,7 @@ def _explain(parameters: dict[str, str], error: psycopg.Error) -> str:
     database = parameters.get("dbname", user)
     # Without a host libpq takes its own socket directory.
     place = f"{host}:{port}" if host and host[0] != "/" else f"socket {host} port {port}"
-    said = _without_passwords(_one_line(error), parameters)
+    said = _without_passwords(one_line(error), parameters)
     match error.sqlstate or _sqlstate_of(str(error)):
         case "28P01" | "28000":
             return f'PostgreSQL at {place} does not accept user "{user}" ({said})'
@@ -576,7 +576,7 @@ def _sqlstate_of(message: str) -> str | None:
     return next((state for words, state in _REFUSALS.items() if re.search(words, message)), None)
 
 
-def _one_line(error: psycopg.Error) -> str:
+def one_line(error: Exception) -> str:
     """The last part of the first line: psycopg and libpq put where they connected before it."""
     line = next(iter(str(error).splitlines()), type(error).__name__)
     return line.rpartition("failed: ")[2].strip()

@@ -30,7 +30,8 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.sql.selectable import NamedFromClause, Subquery
 from sqlalchemy.types import TypeEngine
 
-from common.database import Row, compiled, uuid_of
+from common.channel import Question, Row, Statement, compiled, statement_of
+from common.database import uuid_of
 from common.ids import format_id
 from common.model import (
     AVERAGE_TRADES_MAX,
@@ -252,7 +253,7 @@ _broker_of_key = (
 )
 
 
-def _page(*conditions: ColumnElement[bool]) -> str:
+def _page(*conditions: ColumnElement[bool]) -> Statement:
     """A page of the broker's orders that meet the conditions too."""
     chosen = (
         select(orders.c.id)
@@ -427,7 +428,7 @@ ACCEPT = compiled(
 )
 
 
-def _makers(side: Side) -> str:
+def _makers(side: Side) -> Statement:
     """The best resting orders of ``side`` up to a price, locked: index orders_open."""
     limit = cast(bindparam("price", type_=BigInteger), BigInteger)
     within = orders.c.price >= limit if side is Side.BID else orders.c.price <= limit
@@ -549,7 +550,9 @@ LATEST_INSTANT = compiled(
     select(orders.c.created_at).order_by(orders.c.id.desc()).limit(literal_column("1"))
 )
 # Nothing is behind it where orders are numbered in the database.
-LAST_SEQUENCE = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM order_sequence"
+LAST_SEQUENCE = statement_of(
+    "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM order_sequence"
+)
 COUNT_TRADES = compiled(select(func.count()).select_from(trades))
 
 
@@ -595,8 +598,8 @@ def trade_of(row: Row) -> Trade:
 
 # ---- /debug/reset ----
 
-EMPTY_EVERYTHING = (
-    *(f"TRUNCATE {table}" for table in (orders, trades, balances, brokers)),
-    "ALTER SEQUENCE order_sequence RESTART",
-    compiled(update(exchange_state).values(flushed_sequence=literal_column("0"))),
+EMPTY_EVERYTHING: tuple[Question, ...] = (
+    *((statement_of(f"TRUNCATE {table}"), {}) for table in (orders, trades, balances, brokers)),
+    (statement_of("ALTER SEQUENCE order_sequence RESTART"), {}),
+    (compiled(update(exchange_state).values(flushed_sequence=literal_column("0"))), {}),
 )

@@ -19,17 +19,19 @@ from dataclasses import dataclass
 import psycopg
 
 from common import queries
-from common.changes import Changes, Statement
-from common.database import WRITER_LOCK, Row, conninfo
+from common.changes import Changes
+from common.channel import Channel, Question, statement_of
+from common.database import WRITER_LOCK, conninfo
 from common.errors import Overloaded, StartError, Unavailable
 from common.model import Order, Trade
+from common.postgres import one_line
 from common.webhooks import Notice
 
 RETRY_MIN_S = 0.05
 RETRY_MAX_S = 2.0
 TAKEOVER_PATIENCE_S = 5.0
 AGES_KEPT = 1000  # half a minute of flushes
-_LOCK = f"SELECT pg_try_advisory_lock({WRITER_LOCK})".encode()
+_LOCK = statement_of(f"SELECT pg_try_advisory_lock({WRITER_LOCK})")
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ class Flush:
     batch: Batch
     sequence: int
     number: int
-    statements: list[Statement]
+    statements: list[Question]
     closed: list[Order]
 
     @property
@@ -83,7 +85,7 @@ class Writer:
         self._on_saved = on_saved
         self._batch = Batch()
         self._in_flight: Flush | None = None
-        self._connection: psycopg.AsyncConnection[Row] | None = None
+        self._channel: Channel | None = None
         self._stopping = asyncio.Event()
         # Held while a flush is in flight; whoever else holds it keeps the next one back.
         self.idle = asyncio.Lock()
@@ -149,11 +151,11 @@ class Writer:
     @asynccontextmanager
     async def opened(self) -> AsyncIterator["Writer"]:
         """Hold the database for this process alone. Raises StartError when another one has it."""
-        self._connection = await self._connect(time.monotonic() + TAKEOVER_PATIENCE_S)
+        self._channel = await self._connect(time.monotonic() + TAKEOVER_PATIENCE_S)
         try:
             yield self
         finally:
-            await self._disconnect()
+            self._disconnect()
 
     @asynccontextmanager
     async def flushing(
@@ -217,13 +219,13 @@ class Writer:
         while True:
             started_s = time.monotonic()
             try:
-                if self._connection is None:
-                    self._connection = await self._connect()
-                await self._write_once(self._connection, flush)
+                if self._channel is None:
+                    self._channel = await self._connect()
+                await self._write_once(self._channel, flush)
             except (psycopg.Error, OSError, StartError) as error:
                 self._failures += 1
-                log.warning("flush %d failed, trying again: %s", flush.number, _one_line(error))
-                await self._disconnect()
+                log.warning("flush %d failed, trying again: %s", flush.number, one_line(error))
+                self._disconnect()
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, RETRY_MAX_S)
                 continue
@@ -233,47 +235,40 @@ class Writer:
             self._failures = 0
             return
 
-    async def _write_once(self, connection: psycopg.AsyncConnection[Row], flush: Flush) -> None:
+    async def _write_once(self, channel: Channel, flush: Flush) -> None:
         if self._failures:
-            stored = await _stored_number(connection)
+            _, stored = await _stored_state(channel)
             if stored == flush.number:
                 return  # the commit came through, only its reply was lost
             if stored != flush.number - 1:
                 raise StartError("another exchange has written to this database meanwhile")
         state = {"sequence": flush.sequence, "number": flush.number}
-        async with connection.pipeline(), connection.transaction():
-            for statement, parameters in flush.statements:
-                await connection.execute(statement, parameters)
-            await connection.execute(queries.WRITE_STATE.encode(), state)
+        await channel.finish(*flush.statements, (queries.WRITE_STATE, state))
 
-    async def _connect(self, patient_until_s: float = 0.0) -> psycopg.AsyncConnection[Row]:
+    async def _connect(self, patient_until_s: float = 0.0) -> Channel:
         """A connection that holds the writer's lock, so that no second exchange writes here."""
-        connection = await psycopg.AsyncConnection.connect(
-            self._conninfo, autocommit=True, prepare_threshold=0
-        )
+        channel = await Channel.open(self._conninfo)
         try:
-            while not await _has_lock(connection):
+            while not await _has_lock(channel):
                 if time.monotonic() > patient_until_s:
                     raise StartError(
                         "another exchange that matches in memory uses this database: "
                         "stop it, or name another database in EXCHANGE_DATABASE_URL"
                     )
                 await asyncio.sleep(RETRY_MIN_S)
-            cursor = await connection.execute(queries.READ_STATE.encode())
-            stored_sequence, stored_number = await cursor.fetchone() or (0, 0)
+            stored_sequence, stored_number = await _stored_state(channel)
         except BaseException:
-            await connection.close()
+            channel.close()
             raise
         if self._in_flight is None:
             self.sequence = self.flushed_sequence = stored_sequence
             self._flush_number = stored_number
-        return connection
+        return channel
 
-    async def _disconnect(self) -> None:
-        if self._connection is not None:
-            with suppress(psycopg.Error):
-                await self._connection.close()
-        self._connection = None
+    def _disconnect(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+        self._channel = None
 
     def age_s(self) -> float:
         """How long the oldest change that is not in the database has waited."""
@@ -299,15 +294,12 @@ class Writer:
         self.sequence = self.flushed_sequence = 0
 
 
-async def _has_lock(connection: psycopg.AsyncConnection[Row]) -> bool:
-    row = await (await connection.execute(_LOCK)).fetchone()
-    return bool(row and row[0])
+async def _has_lock(channel: Channel) -> bool:
+    [[[has_lock]]] = await channel.finish((_LOCK, {}))
+    return bool(has_lock)
 
 
-async def _stored_number(connection: psycopg.AsyncConnection[Row]) -> int:
-    row = await (await connection.execute(queries.READ_STATE.encode())).fetchone()
-    return int(row[1]) if row else 0
-
-
-def _one_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+async def _stored_state(channel: Channel) -> tuple[int, int]:
+    """How far the data in the database reaches, and the number of the flush that wrote it."""
+    [[(sequence, number)]] = await channel.finish((queries.READ_STATE, {}))
+    return sequence, number

@@ -8,8 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from email.message import Message
 from http.client import HTTPConnection
@@ -302,6 +302,16 @@ class Service:
         with psycopg.connect(self.database_url, autocommit=True) as connection:
             cursor = connection.execute(query.encode(), parameters)
             return cursor.fetchall() if cursor.description else []
+
+
+@contextmanager
+def locked(service: Service, table: str, mode: str = "EXCLUSIVE") -> Iterator[None]:
+    """Nobody else can write to the table meanwhile; reading goes on, but not in every mode."""
+    assert service.database_url is not None
+    with psycopg.connect(service.database_url) as connection:
+        connection.execute(f"LOCK TABLE {table} IN {mode} MODE".encode())
+        yield
+        connection.rollback()
 
 
 def assert_no_error(log: str) -> None:

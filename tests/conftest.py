@@ -15,9 +15,10 @@ from client import Service, assert_no_error, eventually
 from common.postgres import EmbeddedPostgres
 
 CASES = ["casev1", "casev2", "casev3"]
-# Those that reply before the database knows, and of these the ones that read from it nevertheless.
+# Those that reply before the database knows, those that read from it, and those that do both.
 MEMORY_CASES = [case for case in CASES if case != "casev1"]
-READS_BEHIND = [case for case in CASES if case == "casev2"]
+READING_CASES = [case for case in CASES if case != "casev3"]
+READS_BEHIND = [case for case in MEMORY_CASES if case in READING_CASES]
 
 NewDatabase = Callable[[], str]
 StartService = Callable[..., Service]
@@ -25,6 +26,7 @@ StartService = Callable[..., Service]
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "matches_in_memory: only for cases that match in memory")
+    config.addinivalue_line("markers", "reads_the_database: only for cases whose reads are SQL")
     config.addinivalue_line("markers", "any_case: about code that all cases share; one is enough")
 
 
@@ -33,6 +35,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "case" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker
         cases = MEMORY_CASES if marker("matches_in_memory") else CASES
+        if marker("reads_the_database"):
+            cases = [case for case in cases if case in READING_CASES]
         if marker("any_case"):
             cases = cases[-1:]
         metafunc.parametrize("case", cases, indirect=True, scope="session")
@@ -46,7 +50,7 @@ def case(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def reads_memory(case: str) -> bool:
     """Whether reads go on without the database."""
-    return case in MEMORY_CASES and case not in READS_BEHIND
+    return case not in READING_CASES
 
 
 @pytest.fixture(scope="session")
@@ -92,6 +96,22 @@ def postgres(new_place: Callable[[], Path]) -> Iterator[EmbeddedPostgres]:
     """The one server of the session."""
     with EmbeddedPostgres(new_place() / "server") as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def mortal_dir(new_place: Callable[[], Path]) -> Path:
+    return new_place() / "server"
+
+
+@pytest.fixture
+def mortal(mortal_dir: Path) -> Iterator[EmbeddedPostgres]:
+    """A server for tests that stop it. What one of them leaves in it, the next one finds."""
+    server = EmbeddedPostgres(mortal_dir)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture(scope="session")

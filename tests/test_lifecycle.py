@@ -12,13 +12,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPException
-from pathlib import Path
 from threading import Event
 from typing import Any
 
-import psycopg
 import pytest
-from client import HOST, Broker, Client, Service, eventually, in_seconds, order_body, send
+from client import (
+    HOST,
+    Broker,
+    Client,
+    Service,
+    eventually,
+    in_seconds,
+    locked,
+    order_body,
+    send,
+)
 from conftest import StartService, execute
 
 from common.postgres import EmbeddedPostgres
@@ -231,16 +239,6 @@ def answers(client: Client) -> bool:
         return client.request("GET", "/health").status == 200
     except OSError:
         return False
-
-
-@contextmanager
-def locked(service: Service, table: str) -> Iterator[None]:
-    """Nobody else can write to the table meanwhile; reading goes on."""
-    assert service.database_url is not None
-    with psycopg.connect(service.database_url) as connection:
-        connection.execute(f"LOCK TABLE {table} IN EXCLUSIVE MODE".encode())
-        yield
-        connection.rollback()
 
 
 def test_an_idle_connection_does_not_hold_the_end_up(start_service: StartService) -> None:
@@ -597,24 +595,6 @@ def test_a_stop_that_cannot_store_everything_says_how_much_is_lost(
     (line,) = [line for line in service.text().splitlines() if line.startswith("error:")]
     assert " 3 " in line
     assert "Traceback" not in service.text()
-
-
-# ---- a server of their own, for tests that stop it ----
-
-
-@pytest.fixture(scope="module")
-def mortal_dir(new_place: Callable[[], Path]) -> Path:
-    return new_place() / "server"
-
-
-@pytest.fixture
-def mortal(mortal_dir: Path) -> Iterator[EmbeddedPostgres]:
-    server = EmbeddedPostgres(mortal_dir)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
 
 
 @pytest.mark.parametrize("crash", [False, True], ids=["stopped", "killed"])
