@@ -184,6 +184,15 @@ def book_findings(held: Sequence[Held], books: Iterable[BookDepth]) -> Findings:
     return found
 
 
+def crossed_findings(resting: Iterable[tuple[str, int | None, int | None]]) -> Findings:
+    """No symbol's best bid (cents, None without one) reaches its best ask."""
+    return [
+        f"the book of {symbol} is crossed: bid {bid}, ask {ask}"
+        for symbol, bid, ask in resting
+        if bid is not None and ask is not None and bid >= ask
+    ]
+
+
 def stored_order_findings(
     held: Sequence[Held], broker_ids: Sequence[str], stored: Sequence[StoredOrder]
 ) -> Findings:

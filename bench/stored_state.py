@@ -18,12 +18,25 @@ _TRADES = """
 _BALANCES = "SELECT broker_id::text, sum(cash)::text FROM balances GROUP BY broker_id"
 
 
+# Past its valid_until an order is closed, whether or not its row has been told.
+_RESTING = """
+    SELECT symbol, max(price) FILTER (WHERE side = 'bid'), min(price) FILTER (WHERE side = 'ask')
+    FROM orders
+    WHERE close_reason IS NULL AND valid_until > now()
+    GROUP BY symbol
+"""
+
+
 class StoredState(NamedTuple):
-    """All rows that the audit compares; balances in cents by broker id."""
+    """All rows that the audit compares; balances in cents by broker id.
+
+    ``resting`` are the best open bid and ask of each symbol, None where there is none.
+    """
 
     orders: list[StoredOrder]
     trades: list[StoredTrade]
     balances: dict[str, int]
+    resting: list[tuple[str, int | None, int | None]]
 
 
 def read(database_url: str) -> StoredState:
@@ -36,4 +49,5 @@ def read(database_url: str) -> StoredState:
             for id, symbol, price, quantity, *sides in connection.execute(_TRADES)
         ]
         balances = {id: int(cash) for id, cash in connection.execute(_BALANCES)}
-    return StoredState(orders, trades, balances)
+        resting = [(symbol, bid, ask) for symbol, bid, ask in connection.execute(_RESTING)]
+    return StoredState(orders, trades, balances, resting)
