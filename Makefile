@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help bench-v1 bench-v2 bench-v3 run-v1 run-v2 run-v3 test lint diff charts clean
+.PHONY: help bench-v1 bench-v2 bench-v3 bench-all capacity run-v1 run-v2 run-v3 test lint diff charts clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -13,11 +13,16 @@ help:  ## this list
 bench-v1: $(READY)  ## casev1 under B3 traffic at 50 % and 100 %, table and charts (2 minutes)
 	$(BIN)/python bench/perf_realistic.py --version v1 --spawn --scale 50 100 --duration 40
 
-bench-v2: $(READY)  ## casev2 at 100 % and 200 %, table and charts (2 minutes)
-	$(BIN)/python bench/perf_realistic.py --version v2 --spawn --scale 100 200 --duration 40
+bench-v2: $(READY)  ## casev2 at 100 % and 300 %, table and charts (2 minutes)
+	$(BIN)/python bench/perf_realistic.py --version v2 --spawn --scale 100 300 --duration 40
 
 bench-v3: $(READY)  ## casev3 at 100 % and 300 %, table and charts (2 minutes)
 	$(BIN)/python bench/perf_realistic.py --version v3 --spawn --scale 100 300 --duration 40
+
+bench-all: bench-v1 bench-v2 bench-v3  ## the three of them, one after the other (6 minutes)
+
+capacity: $(READY)  ## search the largest stable load of each case and of an empty server
+	$(BIN)/python -m bench capacity --version v1 v2 v3 --mode quick
 
 run-v1: $(READY)  ## serve casev1 on http://127.0.0.1:8000 with an embedded PostgreSQL
 	$(BIN)/python -m casev1
@@ -28,7 +33,7 @@ run-v2: $(READY)  ## serve casev2
 run-v3: $(READY)  ## serve casev3
 	$(BIN)/python -m casev3
 
-test: $(READY)  ## all tests, against a real PostgreSQL (under 5 minutes)
+test: $(READY)  ## all tests, against a real PostgreSQL (5 to 8 minutes)
 	$(BIN)/python -m pytest
 
 lint: $(READY)  ## ruff and mypy --strict

@@ -1,37 +1,64 @@
 """``python -m bench COMMAND``: what the harness does besides ``perf_realistic.py``."""
 
 import argparse
+import importlib
 import sys
 from pathlib import Path
 
+from bench import traffic_command, trials
 from bench.exchange_client import HarnessError
-from bench.tables import newest, write_all
+from bench.tables import newest_runs, write_all
+
+# Commands that measure have a module and a parser of their own.
+_MEASURING = {
+    "capacity": ("bench.capacity_cli", "search the largest stable load"),
+    "generator": ("bench.generator_test", "show what the load generator can do"),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code 0, or 1 with one line that says what is wrong."""
+    """Exit code 0, or another one with one line that says what is wrong."""
+    given = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
+    for name, (_, summary) in _MEASURING.items():
+        commands.add_parser(name, help=summary, add_help=False)
     charts = commands.add_parser("charts", help="draw the charts of runs again, from raw data")
     charts.add_argument(
-        "directory", type=Path, nargs="*", help="runs below results/ (the newest of each case)"
+        "directory", type=Path, nargs="*", help="runs below results/ (the newest of each kind)"
     )
     commands.add_parser("tables", help="renew the measured sections of the READMEs")
-    options = parser.parse_args(arguments)
-    if options.command == "tables":
-        files = write_all()
-    else:
-        from bench.charts import draw  # noqa: PLC0415 - matplotlib takes a second to import
-
-        try:
-            runs = options.directory or newest().values()
-            files = [file for run in runs for file in draw(run)]
-        except HarnessError as error:
-            print(f"charts: {error}", file=sys.stderr)
-            return 1
+    traffic_command.add_options(
+        commands.add_parser("traffic", help="show what a profile's traffic looks like")
+    )
+    if given and given[0] in _MEASURING:
+        # Late, because to measure needs the packages of the service and the others do not.
+        module, _ = _MEASURING[given[0]]
+        code: int = importlib.import_module(module).main(given[1:])
+        return code
+    options = parser.parse_args(given)
+    if options.command == "traffic":
+        return traffic_command.run(options)
+    try:
+        files = write_all() if options.command == "tables" else draw_all(options.directory)
+    except HarnessError as error:
+        print(f"{options.command}: {error}", file=sys.stderr)
+        return 1
     for file in files:
         print(file)
     return 0
+
+
+def draw_all(directories: list[Path]) -> list[Path]:
+    """Draw the charts of runs of either kind; the files. Raises HarnessError."""
+    # Late, because matplotlib takes a second to import.
+    from bench import capacity_charts, charts  # noqa: PLC0415
+
+    files = []
+    for run in directories or newest_runs():
+        draw = capacity_charts.draw if (run / trials.FILE).exists() else charts.draw
+        files += draw(run)
+    return files
 
 
 if __name__ == "__main__":

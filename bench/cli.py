@@ -7,85 +7,45 @@ import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import uvloop
 
 from bench import exchange_client, records, report, service, trial
 from bench.exchange_client import HarnessError, Session, Target
+from bench.load import DRAIN_S, WARMUP_S
+from bench.options import (
+    DURATION_MAX_S,
+    DURATION_MIN_S,
+    INTERRUPTED,
+    SCALE_MAX,
+    SCALE_MIN,
+    SEED_MAX,
+    Parser,
+    between,
+    one_of,
+    pins_of,
+)
+from bench.service import Place
 from bench.traffic import PROFILES
-from bench.trial import Place, Plan, Summary
+from bench.trial import Plan, Summary
 
 VERSIONS = ("v1", "v2", "v3")
-SCALE_MIN, SCALE_MAX = 1.0, 10_000.0
-DURATION_MIN_S, DURATION_MAX_S = 1.0, 3600.0
-SEED_MAX = 2**32 - 1
 # What the compose files set for a service that only this machine can reach.
 COMPOSE_ADMIN_KEY = "local-bench-only"
 DEFAULT_URL = "http://localhost:8000"
-INTERRUPTED = 130  # what a shell says of a command that Ctrl-C has ended
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{message.removeprefix('argument ')}\n")
-
-
-def _one_of(allowed: Sequence[str]) -> Callable[[str], str]:
-    def check(text: str) -> str:
-        if text not in allowed:
-            raise _wrong(text, ", ".join(allowed))
-        return text
-
-    return check
-
-
-def _between(
-    least: float, most: float, number: type[int] | type[float] = float
-) -> Callable[[str], Any]:
-    def check(text: str) -> float:
-        try:
-            value = number(text)
-        except ValueError:
-            value = number(-1)
-        if not least <= value <= most:
-            raise _wrong(text, f"{least:.10g} to {most:.10g}")
-        return value
-
-    return check
-
-
-def _pins(text: str) -> dict[str, int]:
-    if text == "none":
-        return {}
-    pins = {}
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
-    for part in text.split(","):
-        role, _, core = part.partition("=")
-        if role not in service.ROLES or not core.isdigit() or int(core) not in cores:
-            names = ", ".join(map(str, sorted(cores))) or "none on this system"
-            allowed = f"none, or ROLE=CORE,… of {', '.join(service.ROLES)} on the cores {names}"
-            raise _wrong(text, allowed)
-        pins[role] = int(core)
-    return pins
-
-
-def _wrong(text: str, allowed: str) -> argparse.ArgumentTypeError:
-    return argparse.ArgumentTypeError(f"{text!r} is not possible; allowed: {allowed}")
 
 
 def parser() -> argparse.ArgumentParser:
     """All options with their defaults."""
-    made = _Parser(prog="perf_realistic.py", description=__doc__)
+    made = Parser(prog="perf_realistic.py", description=__doc__)
     made.add_argument(
         "--version",
         required=True,
         metavar="V",
-        type=_one_of(VERSIONS),
+        type=one_of(VERSIONS),
         help="the case: v1, v2 or v3 (with --url: what the run is labelled)",
     )
     made.add_argument(
@@ -93,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[100.0],
         metavar="PERCENT",
-        type=_between(SCALE_MIN, SCALE_MAX),
+        type=between(SCALE_MIN, SCALE_MAX),
         help="percent of B3's average rates; several are measured one after the other",
     )
     place = made.add_mutually_exclusive_group()
@@ -103,14 +63,14 @@ def parser() -> argparse.ArgumentParser:
         "--duration",
         default=60.0,
         metavar="S",
-        type=_between(DURATION_MIN_S, DURATION_MAX_S),
+        type=between(DURATION_MIN_S, DURATION_MAX_S),
         help="seconds that are measured, after 2 s of warm-up (60)",
     )
-    made.add_argument("--seed", default=1, type=_between(0, SEED_MAX, int), help="of the tape (1)")
+    made.add_argument("--seed", default=1, type=between(0, SEED_MAX, int), help="of the tape (1)")
     made.add_argument(
         "--profile",
         default="average",
-        type=_one_of(tuple(PROFILES)),
+        type=one_of(tuple(PROFILES)),
         help=f"the traffic: {', '.join(PROFILES)}",
     )
     made.add_argument("--no-reads", action="store_true", help="orders and cancels only")
@@ -124,11 +84,11 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--port",
-        type=_between(1, 65535, int),
+        type=between(1, 65535, int),
         help="with --spawn: of the service (a free one)",
     )
     made.add_argument(
-        "--pins", type=_pins, metavar="PINS", help="none, or such as service=0,generator=1"
+        "--pins", type=pins_of, metavar="PINS", help="none, or such as service=0,generator=1"
     )
     return made
 
@@ -223,11 +183,11 @@ class _Results:
         if stop_finding is not None:
             summary = trial.with_finding(summary, "service stops cleanly", stop_finding)
         self.summaries.append(summary)
-        records.write_samples(self.directory, trial.Trial(summary, one.samples))
+        records.write_samples(self.directory, summary.name, one.samples)
         records.write_json(self.directory / "summary.json", self.summaries)
         conditions = records.meta(self._command, self._conditions(place))
         records.write_json(self.directory / "meta.json", conditions)
-        text = report.markdown(self._command, self.summaries, records.LIMITS)
+        text = report.markdown(self._command, self.summaries, (*records.LIMITS, records.ONE_RUN))
         (self.directory / "report.md").write_text(text)
         return summary
 
@@ -247,14 +207,14 @@ class _Results:
             "scales": options.scale,
             "seed": options.seed,
             "duration_s": options.duration,
-            "warmup_s": trial.WARMUP_S,
-            "drain_s": trial.DRAIN_S,
+            "warmup_s": WARMUP_S,
+            "drain_s": DRAIN_S,
             "reads": not options.no_reads,
             "pins": place.pins,
             "spawned": running is not None,
             "postgres": None
-            if running is None
-            else {"version": running.postgres_version, "settings": running.postgres_settings},
+            if running is None or running.database is None
+            else {"version": running.database.version, "settings": running.database.settings},
             "partial": any(summary.partial for summary in self.summaries),
         }
 

@@ -218,22 +218,24 @@ async def until_flushed(session: Session, patience_s: float) -> None:
         async with asyncio.timeout(patience_s):
             # Another process flushes; it can only be asked.
             health = await session.health()
-            while health.flushed_sequence < health.sequence:
+            while not health.flushed:
                 await asyncio.sleep(0.02)
                 health = await session.health()
     except TimeoutError:
         raise HarnessError(f"not everything was flushed within {patience_s:g} s") from None
 
 
-async def final_state(session: Session, market: Market, brokers: Sequence[Broker]) -> FinalState:
+async def final_state(
+    session: Session, symbols: Sequence[str], brokers: Sequence[Broker]
+) -> FinalState:
     """Read everything back. Nothing may change meanwhile."""
     pages = await _all(brokers, lambda number: _orders_of(session, number, brokers[number].key))
     key = brokers[0].key
     books = await _all(
-        market.symbols,
+        symbols,
         lambda number: session.get(
             key,
-            f"/stocks/{market.symbols[number]}/book?depth={audit.BOOK_DEPTH_MAX}",
+            f"/stocks/{symbols[number]}/book?depth={audit.BOOK_DEPTH_MAX}",
             wire.BookDepth,
         ),
     )

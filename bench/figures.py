@@ -220,7 +220,7 @@ def generator_health(samples: Samples, finished: Finished, duration_s: float) ->
         waited_for_connection=int((samples.waited == WAITED_FOR_CONNECTION).sum()),
         connections=finished.connections,
         cpu_s=finished.cpu_s,
-        cpu_share=finished.cpu_s / finished.wall_s,
+        cpu_share=finished.cpu_share,
         queued_share=None if finished.queued_s is None else finished.queued_s / finished.wall_s,
         steal=finished.steal,
         nice=finished.nice,

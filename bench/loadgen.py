@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import msgspec
@@ -22,7 +22,7 @@ import uvloop
 
 from bench import http_client, outcomes, traffic, wire
 from bench.alarm import Alarm, new_alarm
-from bench.traffic import Kind, Tape
+from bench.traffic import Integers, Kind, Tape
 
 PROGRESS_EVERY_S = 0.5
 PROGRESS_SAMPLE = 1000
@@ -36,8 +36,19 @@ START_MARGIN_S = 0.2
 SENT_AT_ONCE, WAITED_FOR_TARGET, WAITED_FOR_CONNECTION = 0, 1, 2
 
 
+class Start(msgspec.Struct, frozen=True):
+    """When the first request is due, on the monotonic clock and in seconds since 1970."""
+
+    origin_s: float
+    epoch_s: float
+
+
 class Spec(msgspec.Struct, frozen=True):
-    """What to send where. Times are seconds; ``scale`` is percent."""
+    """What to send where. Times are seconds; ``scale`` is percent.
+
+    Several processes can share one tape: this one sends part ``part`` of ``parts``, and all of them
+    begin at the same ``start``. A single one begins when it is ready.
+    """
 
     host_header: str
     address: http_client.Address
@@ -52,6 +63,9 @@ class Spec(msgspec.Struct, frozen=True):
     first_document: int
     core: int | None
     output: str
+    part: int = 0
+    parts: int = 1
+    start: Start | None = None
 
     def tape(self) -> Tape:
         """The tape of this run, the same in every process that asks."""
@@ -71,11 +85,8 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
     latency_ms_p99: float | None
 
 
-class Started(msgspec.Struct, frozen=True, tag="started"):
-    """The first request is due at ``origin_s`` of the monotonic clock, ``epoch_s`` since 1970."""
-
-    origin_s: float
-    epoch_s: float
+class Started(Start, frozen=True, tag="started"):
+    """When the first request is due, now that it is certain."""
 
 
 class Finished(msgspec.Struct, frozen=True, tag="finished"):
@@ -86,7 +97,9 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
     does not tell.
     """
 
+    sent: int
     cpu_s: float
+    cpu_share: float
     wall_s: float
     connections: int
     connections_exhausted: bool
@@ -103,10 +116,11 @@ class Requests:
     """All requests of a tape, encoded beforehand.
 
     A request that asks for an order has that order's position in ``target`` and becomes complete
-    by ``start + id + data``; all others are complete in ``data``.
+    by ``start + id + data``; all others are complete in ``data``. ``numbers`` are the positions
+    in the whole tape, from which documents get their numbers.
     """
 
-    def __init__(self, spec: Spec, tape: Tape, epoch_s: float) -> None:
+    def __init__(self, spec: Spec, tape: Tape, numbers: Sequence[int], epoch_s: float) -> None:
         host, keys = spec.host_header, spec.broker_keys
         symbols = traffic.market(traffic.PROFILES[spec.profile], spec.seed, spec.scale).symbols
         valid_until = wire.instants(epoch_s + tape.intended_s + tape.life_s)
@@ -123,13 +137,14 @@ class Requests:
             tape.quantity.tolist(),
             strict=True,
         )
-        for index, (kind, broker, symbol, side, price, quantity) in enumerate(rows):
+        for index, (number, row) in enumerate(zip(numbers, rows, strict=True)):
+            kind, broker, symbol, side, price, quantity = row
             key = keys[broker]
             if kind == Kind.ORDER:
                 data = wire.order(
                     host,
                     key,
-                    document_number=spec.first_document + index,
+                    document_number=spec.first_document + number,
                     side=traffic.SIDES[side],
                     symbol=symbols[symbol],
                     price=price,
@@ -202,7 +217,7 @@ class Generator:
         self._report()
         # The drain is idle time; it must not make the generator look less busy than it was.
         await asyncio.wait([self._stopped], timeout=self.end_s - time.monotonic())
-        end, complete = Usage.now(), not self._stopped.done()
+        end, sent, complete = Usage.now(), self._sent, not self._stopped.done()
         if complete:
             await asyncio.wait(
                 [self._stopped, self._drained],
@@ -217,7 +232,9 @@ class Generator:
         connections = self.pool.size
         self.pool.close()
         return Finished(
+            sent=sent,
             cpu_s=end.cpu_s - start.cpu_s,
+            cpu_share=(end.cpu_s - start.cpu_s) / (end.wall_s - start.wall_s),
             wall_s=end.wall_s - start.wall_s,
             connections=connections,
             connections_exhausted=connections >= self.pool.limit,
@@ -366,12 +383,36 @@ def emit(event: Event) -> None:
     os.write(sys.stdout.fileno(), msgspec.json.encode(event) + b"\n")
 
 
-def prepared(spec: Spec, tape: Tape) -> tuple[Requests, Started]:
-    """The requests of a run that starts soon: their valid_until depends on when it does."""
+def owners(tape: Tape, parts: int) -> Integers:
+    """Which part sends each request, shape (n,): who sends an order sends all that asks for it."""
+    own = np.arange(len(tape))
+    return np.where(tape.target >= 0, tape.target, own) % parts
+
+
+def share_of(tape: Tape, part: int, parts: int) -> tuple[Tape, Integers]:
+    """One part of a tape as a tape, and the positions of its requests in the whole one."""
+    positions = np.flatnonzero(owners(tape, parts) == part)
+    columns = {each.name: getattr(tape, each.name)[positions] for each in fields(tape)}
+    aimed = columns["target"] >= 0
+    columns["target"] = np.where(aimed, np.searchsorted(positions, columns["target"]), -1)
+    return Tape(**columns), positions
+
+
+def prepared(spec: Spec, tape: Tape, numbers: Sequence[int]) -> tuple[Requests, Started]:
+    """The requests of a run that starts soon: their valid_until depends on when it does.
+
+    Raises TimeoutError when that takes longer than a given start allows.
+    """
+    if spec.start is not None:
+        start = Started(spec.start.origin_s, spec.start.epoch_s)
+        requests = Requests(spec, tape, numbers, start.epoch_s)
+        if time.monotonic() > start.origin_s - START_MARGIN_S:
+            raise TimeoutError("preparing the requests took longer than until their start")
+        return requests, start
     ahead_s = 0.5 + 1e-5 * len(tape)
     while True:
         start = Started(origin_s=time.monotonic() + ahead_s, epoch_s=time.time() + ahead_s)
-        requests = Requests(spec, tape, start.epoch_s)
+        requests = Requests(spec, tape, numbers, start.epoch_s)
         if time.monotonic() < start.origin_s - START_MARGIN_S:
             return requests, start
         ahead_s *= 2
@@ -379,7 +420,8 @@ def prepared(spec: Spec, tape: Tape) -> tuple[Requests, Started]:
 
 async def run(spec: Spec) -> None:
     """One run from its Spec to its file."""
-    requests, start = prepared(spec, tape := spec.tape())
+    tape, positions = share_of(spec.tape(), spec.part, spec.parts)
+    requests, start = prepared(spec, tape, positions.tolist())
     generator = Generator(spec, requests, (start.origin_s + tape.intended_s).tolist(), start)
     rate = len(tape) / (spec.warmup_s + spec.duration_s)
     connections = min(max(CONNECTIONS_MIN, int(rate * CONNECTIONS_PER_RATE_S)), CONNECTIONS_MAX)
@@ -403,7 +445,7 @@ def main() -> int:
     try:
         uvloop.run(run(spec))
     except OSError as error:
-        print(f"the generator cannot reach {spec.host_header}: {error}", file=sys.stderr)
+        print(f"the generator cannot work with {spec.host_header}: {error}", file=sys.stderr)
         return 1
     return 0
 

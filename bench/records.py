@@ -24,7 +24,7 @@ import numpy as np
 from bench.exchange_client import HarnessError
 from bench.figures import Samples
 from bench.service import ROOT
-from bench.trial import Summary, Trial
+from bench.trial import Summary
 
 DEFAULT_DIRECTORY = ROOT / "results"
 _PACKAGES = ("aiohttp", "matplotlib", "msgspec", "numpy", "psycopg", "SQLAlchemy", "uvloop")
@@ -34,8 +34,8 @@ LIMITS = (
     "All connections are local: no network, no TLS.",
     "Latency includes the time a reply waits in the generator's socket until it is read.",
     "The traffic is an estimate of an average day on B3, not a recording.",
-    "One run; run-to-run variation is not shown.",
 )
+ONE_RUN = "One run; run-to-run variation is not shown."
 
 
 def check_writable(results: Path) -> None:
@@ -123,12 +123,11 @@ def write_json(path: Path, content: Any) -> None:
     path.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
 
 
-def write_samples(directory: Path, trial: Trial) -> None:
+def write_samples(directory: Path, name: str, samples: Samples) -> None:
     """Milliseconds and seconds in single precision: 0.1 ms is exact enough for any run."""
-    samples = trial.samples
     (directory / "samples").mkdir(exist_ok=True)
     np.savez_compressed(
-        directory / "samples" / f"{trial.summary.name}.npz",
+        directory / "samples" / f"{name}.npz",
         intended_s=samples.intended_s.astype(np.float32),
         latency_ms=samples.latency_ms.astype(np.float32),
         lag_ms=samples.lag_ms.astype(np.float32),
@@ -136,6 +135,11 @@ def write_samples(directory: Path, trial: Trial) -> None:
         outcome=samples.outcome.astype(np.int16),
         waited=samples.waited.astype(np.uint8),
     )
+
+
+def has_samples(directory: Path, name: str) -> bool:
+    """Whether the raw requests of a trial are kept; those of a long run are only in part."""
+    return (directory / "samples" / f"{name}.npz").exists()
 
 
 def read_samples(directory: Path, name: str) -> Samples:

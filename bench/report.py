@@ -5,9 +5,10 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
+from bench.load import WARMUP_S
 from bench.loadgen import Progress
 from bench.traffic import PROFILES
-from bench.trial import WARMUP_S, Plan, Summary
+from bench.trial import Plan, Summary
 
 PLAIN_EVERY_S = 3.0
 _STARTING_S = 0.3  # before that a rate is mostly chance
@@ -67,12 +68,17 @@ class Printer:
         self._stream.write(f"{text}\n")
         self._stream.flush()
 
+    def live(self, line: str) -> None:
+        """One line that the next one replaces; only on a terminal."""
+        if self._terminal:
+            self._stream.write(f"\r\033[K{line}")
+            self._stream.flush()
+            self._live = True
+
     def show(self, plan: Plan, progress: Progress) -> None:
         """How far a trial is: in place on a terminal, else a plain line every 3 s."""
         if self._terminal:
-            self._stream.write(f"\r\033[K{progress_line(plan, progress)}")
-            self._stream.flush()
-            self._live = True
+            self.live(progress_line(plan, progress))
         elif progress.elapsed_s < _STARTING_S:
             self._next_plain_s = _STARTING_S
         elif progress.elapsed_s >= self._next_plain_s:

@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
+from bench import cpu
 from bench.exchange_client import HarnessError, Target
 from bench.http_client import Address
 
@@ -30,11 +30,40 @@ _PR_SET_PDEATHSIG = 1
 ROLES = ("service", "generator", "postgres")
 
 
-class CpuSeconds(NamedTuple):
-    """CPU used so far; None where the system does not tell."""
+@dataclass(frozen=True)
+class Case:
+    """What to start: a case, and in how many processes if it is one that has no state.
 
-    service: float
-    postgres: float
+    ``module`` runs as ``python -m MODULE``; the label names the results.
+    """
+
+    label: str
+    module: str
+    processes: int = 1
+
+    @classmethod
+    def of(cls, label: str) -> "Case":
+        """``v1``, or ``v1x4`` for four processes of it."""
+        version, _, processes = label.partition("x")
+        return cls(label, f"case{version}", int(processes or 1))
+
+
+NULL = Case("null", "bench.null_server")
+
+
+@dataclass(frozen=True)
+class Database:
+    """A PostgreSQL that we started. Its first database, at ``url``, is empty."""
+
+    url: str
+    pid: int
+    version: str
+    settings: dict[str, str]
+    data_dir: Path
+
+    def url_of(self, name: str) -> str:
+        """Another database of the same server."""
+        return self.url.replace("/exchange?", f"/{name}?")
 
 
 @dataclass
@@ -42,18 +71,24 @@ class Service:
     """A running service. ``stop_finding`` says afterwards if it did not end as it should."""
 
     process: subprocess.Popen[bytes]
-    postmaster_pid: int
     target: Target
-    database_url: str
-    postgres_version: str
-    postgres_settings: dict[str, str]
+    database: Database | None
+    database_url: str | None
     stop_finding: str | None = None
 
-    def cpu_seconds(self) -> CpuSeconds | None:
-        """Of the service and of all PostgreSQL processes, those that have ended included."""
-        if not Path("/proc/self/stat").exists():
-            return None
-        return CpuSeconds(_tree_cpu_s(self.process.pid), _tree_cpu_s(self.postmaster_pid))
+    def cpu_seconds(self) -> dict[str, float]:
+        """CPU used so far by the service and by each role of PostgreSQL; see ``bench/cpu.py``."""
+        return cpu.cpu_seconds(self.process.pid, self.database.pid if self.database else None)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where to measure: a service, its database if we may look into it, and the pins."""
+
+    target: Target
+    database_url: str | None
+    pins: dict[str, int]
+    service: Service | None
 
 
 def default_pins() -> dict[str, int]:
@@ -68,7 +103,7 @@ def default_pins() -> dict[str, int]:
 
 def check_spawnable(version: str, port: int | None) -> None:
     """Raise HarnessError, before anything is started, if this cannot be spawned."""
-    module = _module(version)
+    module = Case.of(version).module
     if importlib.util.find_spec(f"{module}.__main__") is None:
         raise HarnessError(f"--version: {version} cannot be spawned, {module}/ has no __main__.py")
     if port is not None:
@@ -86,6 +121,16 @@ def check_spawnable(version: str, port: int | None) -> None:
 @contextlib.contextmanager
 def spawned(version: str, port: int | None, pins: dict[str, int]) -> Iterator[Service]:
     """A fresh database and a service on it, both gone afterwards. Raises HarnessError."""
+    with (
+        database(pins) as fresh,
+        service_on(Case.of(version), fresh, fresh.url, pins, port) as running,
+    ):
+        yield running
+
+
+@contextlib.contextmanager
+def database(pins: dict[str, int]) -> Iterator[Database]:
+    """A fresh PostgreSQL, gone afterwards. Raises HarnessError."""
     # Only here: with --url the harness runs without the code and the packages of the service.
     from common.errors import StartError  # noqa: PLC0415
     from common.postgres import SETTINGS, EmbeddedPostgres  # noqa: PLC0415
@@ -94,32 +139,58 @@ def spawned(version: str, port: int | None, pins: dict[str, int]) -> Iterator[Se
     # As root the database runs under another account, which must be able to enter.
     data_dir.chmod(0o755)
     core = pins.get("postgres")
-    database = EmbeddedPostgres(data_dir / "database", cores=None if core is None else [core])
+    server = EmbeddedPostgres(data_dir / "database", cores=None if core is None else [core])
     try:
         try:
-            database.start()
+            server.start()
         except StartError as error:
             raise HarnessError(f"--spawn: {error}") from error
-        log = data_dir / "service.log"
-        admin_key = secrets.token_urlsafe(24)
-        port = port or _free_port()
-        process = _launch(version, log, pins, _environment(port, database.url, admin_key))
-        service = Service(
-            process,
-            database.pid,
-            Target(Address(HOST, port), f"{HOST}:{port}", admin_key),
-            database.url,
-            database.version,
-            dict(SETTINGS),
-        )
-        try:
-            _wait_until_healthy(service, log)
-            yield service
-        finally:
-            service.stop_finding = _stop(process, log)
+        yield Database(server.url, server.pid, server.version, dict(SETTINGS), data_dir)
     finally:
-        database.stop()
+        server.stop()
         shutil.rmtree(data_dir, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def service_on(
+    case: Case, place: Database, url: str, pins: dict[str, int], port: int | None = None
+) -> Iterator[Service]:
+    """A service on one of the server's databases, stopped afterwards. Raises HarnessError."""
+    log = place.data_dir / "service.log"
+    admin_key = secrets.token_urlsafe(24)
+    port = port or _free_port()
+    settings = {
+        "EXCHANGE_HOST": HOST,
+        "EXCHANGE_PORT": str(port),
+        "EXCHANGE_DATABASE_URL": url,
+        "EXCHANGE_ADMIN_API_KEY": admin_key,
+        "EXCHANGE_DEBUG": "1",
+        "EXCHANGE_PROCESSES": str(case.processes),
+        # When the harness is killed its database goes at the same moment; nothing to wait for then.
+        "EXCHANGE_DRAIN_S": "10",
+    }
+    process = _launch([case.module], log, pins, settings)
+    target = Target(Address(HOST, port), f"{HOST}:{port}", admin_key)
+    yield from _served(Service(process, target, place, url), log)
+
+
+@contextlib.contextmanager
+def null_server(pins: dict[str, int], *options: str) -> Iterator[Service]:
+    """The null server, with the pins of a service. Raises HarnessError."""
+    port = _free_port()
+    with tempfile.TemporaryDirectory() as directory:
+        log = Path(directory) / "null.log"
+        process = _launch([NULL.module, str(port), *options], log, pins, {})
+        target = Target(Address(HOST, port), f"{HOST}:{port}", "")
+        yield from _served(Service(process, target, None, None), log)
+
+
+def _served(service: Service, log: Path) -> Iterator[Service]:
+    try:
+        _wait_until_healthy(service, log)
+        yield service
+    finally:
+        service.stop_finding = _stop(service.process, log)
 
 
 def end_with_parent(how: int) -> Callable[[], None] | None:
@@ -130,30 +201,14 @@ def end_with_parent(how: int) -> Callable[[], None] | None:
     return lambda: prctl(_PR_SET_PDEATHSIG, how)
 
 
-def _module(version: str) -> str:
-    return f"case{version}"
-
-
-def _environment(port: int, database_url: str, admin_key: str) -> dict[str, str]:
-    return os.environ | {
-        "EXCHANGE_HOST": HOST,
-        "EXCHANGE_PORT": str(port),
-        "EXCHANGE_DATABASE_URL": database_url,
-        "EXCHANGE_ADMIN_API_KEY": admin_key,
-        "EXCHANGE_DEBUG": "1",
-        # When the harness is killed its database goes at the same moment; nothing to wait for then.
-        "EXCHANGE_DRAIN_S": "10",
-    }
-
-
 def _launch(
-    version: str, log: Path, pins: dict[str, int], environment: dict[str, str]
+    module: list[str], log: Path, pins: dict[str, int], settings: dict[str, str]
 ) -> subprocess.Popen[bytes]:
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", _module(version)],
+            [sys.executable, "-m", *module],
             cwd=ROOT,
-            env=environment,
+            env=os.environ | settings,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -215,23 +270,3 @@ def _free_port() -> int:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _tree_cpu_s(root_pid: int) -> float:
-    """CPU seconds of a process, its living descendants, and its children that have ended."""
-    parents: dict[int, int] = {}
-    ticks: dict[int, int] = {}
-    ended: dict[int, int] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            # The name of the program stands in parentheses and may contain anything.
-            fields = path.read_text().rpartition(")")[2].split()
-            pid = int(path.parent.name)
-            parents[pid] = int(fields[1])
-            ticks[pid] = int(fields[11]) + int(fields[12])
-            ended[pid] = int(fields[13]) + int(fields[14])
-    family = {root_pid}
-    while grown := {pid for pid, parent in parents.items() if parent in family} - family:
-        family |= grown
-    total = sum(ticks.get(pid, 0) + ended.get(pid, 0) for pid in family)
-    return total / os.sysconf("SC_CLK_TCK")

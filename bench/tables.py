@@ -1,49 +1,108 @@
-"""The tables in the READMEs, made from the newest run of each case below results/."""
+"""The tables in the READMEs, made from the newest published runs below results/."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from bench import capacity_report
+from bench.capacity import LAYOUT
+from bench.findings import Findings
 from bench.records import DEFAULT_DIRECTORY, read_summaries
 from bench.report import milliseconds
 from bench.service import ROOT
 from bench.trial import Summary
 
 BEGIN, END = "<!-- measured: python -m bench tables -->", "<!-- /measured -->"
+PUBLISHED = "publish"
 # Which cases a README shows.
 READMES = {
     "README.md": ("v1", "v2", "v3"),
+    "results/README.md": ("v1", "v2", "v3"),
     "casev1/README.md": ("v1",),
     "casev2/README.md": ("v2",),
     "casev3/README.md": ("v3",),
 }
 
 
+def newest_runs(results: Path = DEFAULT_DIRECTORY) -> list[Path]:
+    """The newest capacity run, and the newest run at fixed loads of each case."""
+    of_capacity = [run for run, conditions in _runs(results) if "layout" in conditions]
+    return [*of_capacity[-1:], *newest(results).values()]
+
+
+def newest_published(results: Path = DEFAULT_DIRECTORY) -> Path | None:
+    """The newest whole capacity run in publish mode."""
+    published = [
+        run
+        for run, conditions in _runs(results)
+        if conditions.get("layout") == LAYOUT
+        and conditions["mode"]["name"] == PUBLISHED
+        and not conditions["partial"]
+        and not conditions["void"]
+    ]
+    return published[-1] if published else None
+
+
+def _runs(results: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """All runs with their conditions, oldest first: their names begin with the time."""
+    return [
+        (meta.parent, json.loads(meta.read_text())) for meta in sorted(results.glob("*/meta.json"))
+    ]
+
+
 def newest(results: Path = DEFAULT_DIRECTORY) -> dict[str, Path]:
-    """The newest whole run of each case by its version; their names begin with the time."""
-    runs = {}
-    for meta in sorted(results.glob("*/meta.json")):
-        conditions = json.loads(meta.read_text())
-        if not conditions["partial"]:
-            runs[conditions["version"]] = meta.parent
-    return runs
+    """The newest whole run at fixed loads of each case, by its version."""
+    return {
+        conditions["version"]: run
+        for run, conditions in _runs(results)
+        if "version" in conditions and not conditions["partial"]
+    }
 
 
 def measured(versions: Sequence[str], readme: Path, results: Path = DEFAULT_DIRECTORY) -> str:
-    """The section that a README has between its markers."""
+    """The section that a README has between its markers: capacities once they are published."""
+    published = newest_published(results)
+    if published is not None:
+        lines = _capacities(published, versions, _way_to_results(readme))
+        return "\n".join([BEGIN, "", *lines, "", END])
     runs = newest(results)
     known = [version for version in versions if version in runs]
     if not known:
         return f"{BEGIN}\n\nNo run is published yet.\n\n{END}"
     parts = [BEGIN, ""]
     for version in known:
-        parts += _section(runs[version], "../" if readme.parent != ROOT else "")
+        parts += _section(runs[version], _way_to_results(readme))
     return "\n".join([*parts, END])
 
 
-def _section(run: Path, up: str) -> list[str]:
+def _way_to_results(readme: Path) -> str:
+    """From the directory of a README to that of the results."""
+    if readme.parent == DEFAULT_DIRECTORY:
+        return ""
+    return "results/" if readme.parent == ROOT else "../results/"
+
+
+def _capacities(run: Path, versions: Sequence[str], way: str) -> list[str]:
     conditions = json.loads((run / "meta.json").read_text())
-    machine, place = conditions["machine"], f"{up}results/{run.name}"
+    machine, place = conditions["machine"], f"{way}{run.name}"
+    every = capacity_report.read(run)
+    shown = [each for each in every.cases if each.case.partition("x")[0] in versions]
+    findings = Findings(every.mode, every.profile, every.null, shown)
+    return [
+        f"`{conditions['command']}` on {machine['cores']} cores of an {machine['cpu']}, Python "
+        f"{conditions['python']}; service, generator and database share them. The range is that "
+        f"of {conditions['options']['repeats']} repeats. [All figures, conditions and limits]"
+        f"({place}/report.md).",
+        "",
+        f"![Capacity]({place}/capacity.svg)",
+        *capacity_report.lines_of(findings),
+    ]
+
+
+def _section(run: Path, way: str) -> list[str]:
+    conditions = json.loads((run / "meta.json").read_text())
+    machine, place = conditions["machine"], f"{way}{run.name}"
     return [
         f"`{conditions['command']}` on {machine['cores']} cores of an {machine['cpu']}, "
         f"Python {conditions['python']}, PostgreSQL {conditions['postgres']['version']}; "

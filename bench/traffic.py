@@ -3,7 +3,8 @@
 A tape follows from (profile, seed, scale, duration) alone, so every case and every repeat gets the
 same requests. Each column has its own random stream and is drawn by inverse transform, one uniform
 number per request: request k has the same kind, side, price and quantity at every scale and every
-duration, only its time is scaled. Times are seconds, prices integer cents, quantities shares.
+duration, only its time is scaled. With bursts its symbol follows from its time, and so does its
+price; the rest stays. Times are seconds, prices integer cents, quantities shares.
 """
 
 from collections.abc import Iterator
@@ -15,9 +16,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-Flags = NDArray[np.bool_]
+from bench.profiles import PROFILES, Bursts, Flags, Floats, Integers, Profile
+
+__all__ = [
+    "ONE_DAY_S",
+    "PROFILES",
+    "READS",
+    "SHORT_LIFE_MAX_S",
+    "SIDES",
+    "Flags",
+    "Floats",
+    "Flow",
+    "Integers",
+    "Kind",
+    "Market",
+    "Profile",
+    "SeedOrders",
+    "Tape",
+    "cancel_delays",
+    "flow",
+    "market",
+    "seed_orders",
+    "tape",
+]
 
 ONE_DAY_S = 86_400.0
 SHORT_LIFE_MAX_S = 10.0
@@ -47,35 +68,6 @@ SIDES = ("bid", "ask")
 
 
 @dataclass(frozen=True)
-class Profile:
-    """A named traffic: rates at 100 %, the market, and the shares of the mix."""
-
-    name: str
-    label: str
-    orders_per_s: float = 700.0
-    cancels_per_s: float = 245.0
-    reads_of_all: float = 0.28
-    symbols: int = 450
-    brokers: int = 100
-    zipf_exponent: float = 0.95
-    read_shares: tuple[float, ...] = (0.35, 0.30, 0.25, 0.10)  # in the order of READS
-    passive_of_orders: float = 0.75
-    near_of_orders: float = 0.20  # the rest are market orders
-
-    @property
-    def requests_per_s(self) -> float:
-        return (self.orders_per_s + self.cancels_per_s) / (1.0 - self.reads_of_all)
-
-    def kind_shares(self) -> Floats:
-        """The share of each kind among all requests, shape (6,), in the order of ``Kind``."""
-        writes = np.array([self.orders_per_s, self.cancels_per_s]) / self.requests_per_s
-        return np.concatenate([writes, self.reads_of_all * np.array(self.read_shares)])
-
-
-PROFILES = {"average": Profile("average", "B3 average day (estimate)")}
-
-
-@dataclass(frozen=True)
 class Market:
     """Who trades what. ``popularity`` is the cumulative share of symbols, most popular first."""
 
@@ -83,6 +75,19 @@ class Market:
     base_price: Integers
     popularity: Floats
     brokers: int
+
+
+@dataclass(frozen=True)
+class Flow:
+    """How the requests of a run come, piece by piece.
+
+    ``edges_s`` has the shape (m + 1,); ``rate``, shape (m,), is a multiple of the mean rate;
+    ``popularity``, shape (m, symbols), is the cumulative share of symbols in each piece.
+    """
+
+    edges_s: Floats
+    rate: Floats
+    popularity: Floats
 
 
 @dataclass(frozen=True)
@@ -127,11 +132,10 @@ def market(profile: Profile, seed: int, scale: float) -> Market:
     share = min(scale / 100.0, 1.0)
     symbols = max(SYMBOLS_MIN, round(profile.symbols * share))
     brokers = max(BROKERS_MIN, round(profile.brokers * share))
-    weights = np.arange(1, symbols + 1, dtype=np.float64) ** -profile.zipf_exponent
     return Market(
         symbols=_symbol_names(seed, symbols),
         base_price=500 + np.floor(_uniform(seed, "base price", symbols) * 19_501).astype(np.int64),
-        popularity=np.cumsum(weights) / weights.sum(),
+        popularity=profile.popularity(symbols),
         brokers=brokers,
     )
 
@@ -153,6 +157,25 @@ def seed_orders(place: Market) -> SeedOrders:
     )
 
 
+def flow(profile: Profile, place: Market, seed: int, duration_s: float) -> Flow:
+    """The profile's rhythm in a run of ``duration_s`` seconds; the mean rate of the run is 1."""
+    rhythm, symbols = profile.rhythm, len(place.symbols)
+    if not isinstance(rhythm, Bursts):
+        edges_s, rate = rhythm.course(duration_s)
+        return Flow(edges_s, rate, np.broadcast_to(place.popularity, (len(rate), symbols)))
+    edges_s = rhythm.edges_s(duration_s)
+    cells = rhythm.cells_of_burst + len(edges_s) - 1
+    uniform = _uniform(seed, "burst", cells * symbols).reshape(cells, symbols)
+    by_symbol = rhythm.rates(uniform) * np.diff(place.popularity, prepend=0.0)
+    rate = by_symbol.sum(axis=1)
+    return Flow(
+        edges_s,
+        # How many bursts a short run has is chance; how many requests it offers shall not be.
+        rate / np.average(rate, weights=np.diff(edges_s)),
+        np.cumsum(by_symbol, axis=1) / rate[:, np.newaxis],
+    )
+
+
 def tape(profile: Profile, seed: int, scale: float, duration_s: float, reads: bool = True) -> Tape:
     """The requests of ``duration_s`` seconds at ``scale`` percent of the profile's rates.
 
@@ -160,8 +183,10 @@ def tape(profile: Profile, seed: int, scale: float, duration_s: float, reads: bo
     a limit order, so that every cancel and status read has an order to ask for.
     """
     place = market(profile, seed, scale)
-    intended_s = _arrivals(profile, seed, scale, duration_s)
+    course = flow(profile, place, seed, duration_s)
+    intended_s = _arrivals(course, seed, profile.requests_per_s * scale / 100.0, duration_s)
     n = len(intended_s)
+    piece = np.searchsorted(course.edges_s, intended_s, side="right") - 1
     kind = _pick(np.cumsum(profile.kind_shares()), _uniform(seed, "kind", n))
     style = _pick(
         np.cumsum([profile.passive_of_orders, profile.near_of_orders, 1.0]),
@@ -171,7 +196,7 @@ def tape(profile: Profile, seed: int, scale: float, duration_s: float, reads: bo
     columns: dict[str, NDArray[Any]] = {
         "intended_s": intended_s,
         "kind": kind,
-        "symbol": _pick(place.popularity, _uniform(seed, "symbol", n)),
+        "symbol": _pick_by_row(course.popularity, piece, _uniform(seed, "symbol", n)),
         "broker": np.floor(_uniform(seed, "broker", n) * place.brokers).astype(np.int64),
         "side": np.floor(_uniform(seed, "side", n) * 2).astype(np.int64),
         "choice": _uniform(seed, "choice", n),
@@ -208,12 +233,22 @@ def _pick(cumulative: Floats, uniform: Floats) -> Integers:
     return np.minimum(index, len(cumulative) - 1).astype(np.int64)
 
 
-def _arrivals(profile: Profile, seed: int, scale: float, duration_s: float) -> Floats:
-    """A Poisson process of rate one, its clock scaled to the rate, cut at the duration."""
-    rate = profile.requests_per_s * scale / 100.0
+def _pick_by_row(cumulative: Floats, row: Integers, uniform: Floats) -> Integers:
+    """Indices drawn with the cumulative shares of the given rows, (m, symbols), at once."""
+    rows, width = cumulative.shape
+    ascending = (cumulative + np.arange(rows)[:, np.newaxis]).ravel()
+    index = np.searchsorted(ascending, uniform + row, side="right") - row * width
+    clipped: Integers = np.clip(index, 0, width - 1)
+    return clipped
+
+
+def _arrivals(course: Flow, seed: int, rate: float, duration_s: float) -> Floats:
+    """A Poisson process of rate one, its clock scaled to the rate and bent to the course."""
     mean = rate * duration_s
     enough = int(mean + 10.0 * np.sqrt(mean)) + 100
-    arrivals = np.cumsum(-np.log1p(-_uniform(seed, "gap", enough))) / rate
+    even_s = np.cumsum(-np.log1p(-_uniform(seed, "gap", enough))) / rate
+    passed = np.concatenate([[0.0], np.cumsum(course.rate * np.diff(course.edges_s))])
+    arrivals: Floats = np.interp(even_s, passed, course.edges_s)
     return arrivals[arrivals < duration_s]
 
 

@@ -85,6 +85,17 @@ class Health(msgspec.Struct, frozen=True):
     flushed_sequence: int = 0
     flush_age_ms: float = 0.0
     flush_pending: int = 0
+    flush_age_ms_max: float = 0.0
+    flush_last_ms: float = 0.0
+    flushes: int = 0
+    pool_wait_ms_total: float = 0.0
+    pool_waiting: int = 0
+    transaction_retries: int = 0
+
+    @property
+    def flushed(self) -> bool:
+        """Whether all that was accepted is in the database."""
+        return self.flushed_sequence >= self.sequence
 
 
 @cache

@@ -166,7 +166,7 @@ async def load(
     tape = spec.tape()
     ahead_s = 0.05
     start = Started(time.monotonic() + ahead_s, time.time() + ahead_s)
-    requests = loadgen.Requests(spec, tape, start.epoch_s)
+    requests = loadgen.Requests(spec, tape, range(len(tape)), start.epoch_s)
     start = Started(time.monotonic() + ahead_s, time.time() + ahead_s)
     generator = loadgen.Generator(
         spec, requests, (start.origin_s + tape.intended_s).tolist(), start
@@ -313,6 +313,7 @@ def test_the_tape_of_a_spec_is_that_of_the_traffic_model() -> None:
             output="",
         ),
         tape,
+        range(len(tape)),
         1e9,
     )
     body = requests.data[0].partition(b"\r\n\r\n")[2]

@@ -1,0 +1,427 @@
+"""A capacity run: search after search, each trial recorded as it ends.
+
+Where the run stands follows from the recorded trials alone, so one that was interrupted goes on
+where it was.
+"""
+
+import contextlib
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvloop
+
+from bench import bed, checking, records, traffic, trials
+from bench.bed import Bed
+from bench.checking import Audit
+from bench.exchange_client import HarnessError
+from bench.figures import Samples
+from bench.load import DRAIN_S, WARMUP_S, drive
+from bench.loadgen import Progress, Spec
+from bench.search import Capacity, Probe, Vote, next_step, rounded
+from bench.service import NULL, Case
+from bench.trials import Record, Setting
+from bench.verdict import LIMIT_MS, TIGHT_LIMIT_MS, Verdict
+
+LAYOUT = "capacity-1"
+# The mixed traffic costs about as much as the orders that fill the books at full speed, but one
+# client that sends the next order after a reply finds the service busier than it is: half is safe.
+START_SHARE_OF_SEEDING = 0.5
+NULL_START = 500.0
+TRIALS_A_SEARCH = 9
+TRIAL_OVERHEAD_S = 4.0  # new process, copy of the database, audit
+FIRST_DOCUMENT = 1_000_000  # the seed orders have the numbers before
+
+
+class Mode(msgspec.Struct, frozen=True):
+    """How thoroughly to measure. ``null`` is the mode in which the null server is measured, and
+    ``null_confirm`` whether its bounds are confirmed too.
+
+    After its search each case is measured once at the shares of its capacity in ``around`` and at
+    the rates in ``at``, percent of B3, that it can carry.
+    """
+
+    name: str
+    duration_s: float
+    width: float
+    repeats: int = 1
+    around: tuple[float, ...] = ()
+    at: tuple[float, ...] = ()
+    null: str = "quick"
+    null_confirm: bool = False
+
+
+MODES = {
+    mode.name: mode
+    for mode in (
+        Mode("quick", 4.0, 0.10),
+        Mode("default", 10.0, 0.05, around=(0.5,)),
+        Mode(
+            "publish",
+            30.0,
+            0.025,
+            repeats=5,
+            around=(0.5, 0.75, 0.9, 1.0, 1.1),
+            at=(25.0, 100.0, 300.0),
+            null="default",
+            null_confirm=True,
+        ),
+    )
+}
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What a run was asked for; it stands in meta.json.
+
+    ``points`` are rates by case that are measured besides, each as often as it stands there;
+    without ``search`` they are all that is measured.
+    """
+
+    cases: list[str]
+    mode: str
+    profile: str
+    seed: int
+    pins: dict[str, int]
+    repeats: int
+    generators: int = 1
+    search: bool = True
+    points: dict[str, list[float]] = {}
+
+
+@dataclass(frozen=True)
+class Task:
+    """The next trial of a run, and how many are likely to follow in its search."""
+
+    case: str
+    repeat: int
+    purpose: str
+    rate: float
+    left: int
+
+
+Say = Callable[[str], None]
+Modules = dict[str, str]
+
+
+def votes(records_: Sequence[Record], case: str, repeat: int, tight: bool = False) -> list[Vote]:
+    """What the trials of one search said, at 50 or at 10 ms."""
+    return [
+        Vote(
+            one.rate,
+            one.verdict_tight if tight else one.verdict,
+            one.total,
+            one.over_tight if tight else one.over,
+        )
+        for one in records_
+        if (one.case, one.repeat) == (case, repeat)
+    ]
+
+
+def search_votes(records_: Sequence[Record], case: str, repeat: int) -> list[Vote]:
+    """The votes of the search itself, without what was measured after it."""
+    return votes([one for one in records_ if one.purpose != "curve"], case, repeat)
+
+
+def next_task(
+    options: Options, done: Sequence[Record], start: Callable[[str], float]
+) -> Task | None:
+    """The next trial; None when the run is complete. ``start`` gives the first rate of a case."""
+    for repeat in range(1, options.repeats + 1):
+        for case in [NULL.label, *options.cases]:
+            task = _next_of(options, done, case, repeat, start)
+            if task is not None:
+                return task
+    return None
+
+
+def _next_of(
+    options: Options,
+    done: Sequence[Record],
+    case: str,
+    repeat: int,
+    start: Callable[[str], float],
+) -> Task | None:
+    mode, wanted = mode_of(options, case), Counter[float]()
+    if options.search:
+        step = search_step(options, done, case, repeat, start)
+        if isinstance(step, Probe):
+            return Task(case, repeat, step.purpose, step.rate, step.left)
+        if case != NULL.label:
+            wanted.update(curve(mode, step))
+    if repeat > 1:
+        return None
+    wanted.update(options.points.get(case, []))
+    wanted.subtract(one.rate for one in done if _is_point(one, case))
+    missing = [rate for rate, count in wanted.items() for _ in range(count)]
+    return Task(case, repeat, "curve", missing[0], len(missing) - 1) if missing else None
+
+
+def search_step(
+    options: Options,
+    done: Sequence[Record],
+    case: str,
+    repeat: int,
+    start: Callable[[str], float] = lambda case: 0.0,
+) -> Probe | Capacity:
+    """Where one search stands; ``start`` matters only before its first trial."""
+    said = search_votes(done, case, repeat)
+    confirm = case != NULL.label or MODES[options.mode].null_confirm
+    return next_step(said, 0.0 if said else start(case), mode_of(options, case).width, confirm)
+
+
+def curve(mode: Mode, found: Capacity) -> list[float]:
+    """The rates at which a case is measured after its search."""
+    if found.low is None:
+        return []
+    around = [rounded(share * found.low) for share in mode.around]
+    most = max(mode.around, default=1.0) * found.low
+    return [*around, *(rate for rate in mode.at if rate <= most)]
+
+
+def _is_point(one: Record, case: str) -> bool:
+    """Whether a trial is one of those besides the search; one that is not valid is repeated."""
+    return (one.case, one.purpose) == (case, "curve") and one.verdict is not Verdict.INVALID
+
+
+def mode_of(options: Options, case: str) -> Mode:
+    """The null server may be measured less thoroughly than the cases."""
+    mode = MODES[options.mode]
+    return MODES[mode.null] if case == NULL.label else mode
+
+
+def trusted_per_s(done: Sequence[Record]) -> float:
+    """The highest rate at which the generator was in time with the null server, requests/s."""
+    in_time = [
+        one.offered_per_s for one in done if one.case == NULL.label and not one.generator.late
+    ]
+    return max(in_time, default=0.0)
+
+
+class Run:
+    """A results directory that grows by one trial after the other."""
+
+    def __init__(
+        self,
+        directory: Path,
+        options: Options,
+        say: Say,
+        show: Say,
+        *,
+        modules: Modules | None = None,
+    ) -> None:
+        self.directory = directory
+        self.options = options
+        self.done = trials.read(directory) if (directory / trials.FILE).exists() else []
+        self._say = say
+        self._show = show
+        self._modules = modules or {}
+        self._bed: Bed | None = None
+        self._bed_of = ("", 0)
+        self._made = ExitStack()
+        self._took_s: list[float] = []
+
+    def complete(self) -> None:
+        """Measure whatever is missing. Raises HarnessError, also when an audit fails."""
+        with self._made:
+            while (task := self._next()) is not None:
+                began_s = time.monotonic()
+                one = self._trial(self._ready(task.case, task.repeat), task)
+                self._took_s.append(time.monotonic() - began_s)
+                self._say(line_of(one, self._left_s(task)))
+                if one.faults:
+                    raise HarnessError(
+                        f"AUDIT FAILED, the run is void: {one.case} at {one.rate:g} %: "
+                        + "; ".join(one.faults)
+                    )
+
+    def _next(self) -> Task | None:
+        return next_task(self.options, self.done, self._start)
+
+    def _start(self, case: str) -> float:
+        """The first rate of a search: from the last result, or from how fast the seeding went."""
+        before = [one for one in self.done if one.case == case and one.verdict is Verdict.PASS]
+        if before:
+            return max(one.rate for one in before)
+        if case == NULL.label:
+            return NULL_START
+        seeded_per_s = self._ready(case, 1).seeded_per_s or 0.0
+        profile = traffic.PROFILES[self.options.profile]
+        return max(5.0, START_SHARE_OF_SEEDING * 100.0 * seeded_per_s / profile.requests_per_s)
+
+    def _ready(self, case: str, repeat: int) -> Bed:
+        """The bed of a search; the one before goes, so that only one database runs at a time."""
+        if self._bed is None or self._bed_of != (case, repeat):
+            self._made.close()
+            if case != NULL.label:
+                self._say(f"{case}: starting a database and filling the books")
+            started = NULL if case == NULL.label else self._case(case)
+            options = self.options
+            self._bed = self._made.enter_context(
+                bed.made(started, options.profile, self._seed(repeat), options.pins)
+            )
+            self._bed_of = (case, repeat)
+        return self._bed
+
+    def _case(self, label: str) -> Case:
+        case = Case.of(label)
+        return Case(label, self._modules.get(label, case.module), case.processes)
+
+    def _seed(self, repeat: int) -> int:
+        return self.options.seed + repeat - 1
+
+    def _trial(self, ready: Bed, task: Task) -> Record:
+        """Measure, audit, record."""
+        mode, profile = mode_of(self.options, task.case), traffic.PROFILES[self.options.profile]
+        setting = Setting(
+            number=len(self.done) + 1,
+            case=task.case,
+            repeat=task.repeat,
+            purpose=task.purpose,
+            rate=task.rate,
+            seed=self._seed(task.repeat),
+            duration_s=mode.duration_s,
+            offered_per_s=profile.requests_per_s * task.rate / 100.0,
+        )
+        with tempfile.TemporaryDirectory() as workdir:
+            one, samples = self._measured(ready, setting, Path(workdir))
+        trials.append(self.directory, one)
+        records.write_samples(self.directory, one.name, samples)
+        self.done.append(one)
+        return one
+
+    def _measured(self, ready: Bed, setting: Setting, workdir: Path) -> tuple[Record, Samples]:
+        prober = ready.brokers[-1] if ready.database else None
+        with ready.fresh() as place:
+            spec = Spec(
+                host_header=place.target.host_header,
+                address=place.target.address,
+                profile=self.options.profile,
+                seed=setting.seed,
+                scale=setting.rate,
+                reads=True,
+                warmup_s=WARMUP_S,
+                duration_s=setting.duration_s,
+                drain_s=DRAIN_S,
+                broker_keys=[broker.key for broker in ready.brokers[: ready.market.brokers]],
+                first_document=FIRST_DOCUMENT,
+                core=self.options.pins.get("generator"),
+                output=str(workdir / "load.npz"),
+            )
+            tape = spec.tape()
+            load = drive(
+                spec,
+                tape,
+                place,
+                lambda seen: self._show(_live(setting, seen)),
+                prober=prober,
+                generators=self.options.generators,
+            )
+            if not load.finished.complete:
+                raise KeyboardInterrupt
+            audit, asked = Audit(), checking.sent(ready.market, tape, load, ready.acknowledged)
+            if ready.database and self._is_first_confirmation(setting):
+                self._show(f"{setting.case}  audit through the API")
+                expired_s = checking.last_expiry_s(tape, load.started)
+                audit = uvloop.run(
+                    checking.through_api(place, ready.symbols, ready.brokers, asked, expired_s)
+                )
+        if place.database_url is not None and audit.not_done is None:
+            stored = checking.in_database(place.database_url, ready.brokers, asked)
+            named = {f"database: {check}": found for check, found in stored.findings.items()}
+            audit.findings |= named
+            audit.not_done = stored.not_done
+        if place.service is not None and place.service.stop_finding:
+            audit.findings["service stops cleanly"] = [place.service.stop_finding]
+        return trials.record(setting, load, audit, trusted_per_s(self.done)), load.samples.measured
+
+    def _is_first_confirmation(self, setting: Setting) -> bool:
+        """Reading everything back takes longest, so it is done once a search, near its result."""
+        of_search = (setting.case, setting.repeat, "confirm")
+        return (setting.case, setting.repeat, setting.purpose) == of_search and not any(
+            (one.case, one.repeat, one.purpose) == of_search for one in self.done
+        )
+
+    def _left_s(self, task: Task) -> float:
+        """About how long the rest of the run takes."""
+        per_search = (
+            TRIALS_A_SEARCH
+            + len(MODES[self.options.mode].around)
+            + len(MODES[self.options.mode].at)
+        )
+        cases = [NULL.label, *self.options.cases]
+        left = 0.0
+        for repeat in range(1, self.options.repeats + 1):
+            for case in cases:
+                each_s = mode_of(self.options, case).duration_s + WARMUP_S + TRIAL_OVERHEAD_S
+                if (repeat, cases.index(case)) > (task.repeat, cases.index(task.case)):
+                    left += per_search * each_s
+                elif (repeat, case) == (task.repeat, task.case):
+                    left += task.left * each_s
+        return left
+
+
+def line_of(one: Record, left_s: float) -> str:
+    """One lasting line for a trial."""
+    everything, verdict = one.everything, one.verdict.upper()
+    latency = " / ".join(
+        "∞" if value is None else f"{value:.1f}"
+        for value in (everything.latency_ms_p50, everything.latency_ms_p99)
+    )
+    why = f": {one.reasons[0]}" if one.reasons else ""
+    left = f"{left_s // 60:.0f}:{left_s % 60:02.0f} left" if left_s else ""
+    return (
+        f"{one.number:3d}  {one.case:4}  {one.rate:7,.1f} %  {one.offered_per_s:7,.0f}/s  "
+        f"{one.purpose:7}  p50/p99 {latency:>13} ms  {verdict}{why}  {left}"
+    )
+
+
+def _live(setting: Setting, seen: Progress) -> str:
+    elapsed_s = max(0.0, seen.elapsed_s)
+    return (
+        f"{setting.number:3d}  {setting.case:4}  {setting.rate:7,.1f} %  {setting.purpose}  "
+        f"{elapsed_s:.0f} of {WARMUP_S + setting.duration_s:.0f} s, "
+        f"{seen.sent - seen.done:,} in flight"
+    )
+
+
+def conditions(options: Options, run: Run, partial: bool) -> dict[str, Any]:
+    """What meta.json says besides the machine."""
+    from common.postgres import SETTINGS  # noqa: PLC0415 - only a run needs the service's packages
+
+    mode = MODES[options.mode]
+    return {
+        "layout": LAYOUT,
+        "options": options,
+        "mode": mode,
+        "null_mode": MODES[mode.null],
+        "profile_label": traffic.PROFILES[options.profile].label,
+        "warmup_s": WARMUP_S,
+        "drain_s": DRAIN_S,
+        "limit_ms": LIMIT_MS,
+        "tight_limit_ms": TIGHT_LIMIT_MS,
+        "postgres": {"settings": SETTINGS},
+        "seeds": [options.seed + repeat for repeat in range(options.repeats)],
+        "partial": partial,
+        "void": any(one.faults for one in run.done),
+    }
+
+
+@contextlib.contextmanager
+def beside_the_generator(pins: dict[str, int]) -> Iterator[None]:
+    """Keep this process off the service's core for as long as the block runs."""
+    if "generator" not in pins:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {pins["generator"]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

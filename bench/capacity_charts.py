@@ -1,0 +1,302 @@
+"""Charts of a capacity run, drawn from its raw data alone: ``python -m bench charts DIR``."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from bench import records, trials
+from bench.capacity_cli import read_options
+from bench.capacity_report import capacity_text
+from bench.chart_style import (
+    BLUE,
+    COLOURS,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
+    STYLES,
+    limit_line,
+    log_milliseconds,
+    nines,
+    percentile_axis,
+    save,
+)
+from bench.figures import late_latencies
+from bench.findings import Finding, Findings, found
+from bench.trials import Record
+from bench.verdict import TIGHT_LIMIT_MS, Verdict
+
+ABSOLUTE_LOAD = 100.0
+RELATIVE_LOAD = 0.9
+BACKLOG_LOADS = (0.9, 1.0, 1.1)
+NEAR = 0.06  # how far a trial may be from the load that a chart is about
+HEADROOM = 1.15
+_CPU_PARTS = (("service", BLUE, ""), ("postgres", ORANGE, "//"), ("generator", SKY, ".."))
+
+
+def draw(directory: Path) -> list[Path]:
+    """Draw all charts of a run; the files. Raises HarnessError for what is no such run."""
+    options, done = read_options(directory), trials.read(directory)
+    findings = found(options, done)
+    if not findings.cases:
+        return []
+    figures: dict[str, Figure] = {
+        "capacity": capacity(findings),
+        "latency-by-load": latency_by_load(findings, done),
+        "percentiles": percentiles(findings, done, directory),
+        "backlog": backlog(findings, done),
+        "cpu": cpu(findings),
+        "staleness": staleness(findings, done),
+    }
+    return [file for name, one in figures.items() for file in save(one, directory / name)]
+
+
+def capacity(findings: Findings) -> Figure:
+    """Each case's largest stable load with its range, 100 % of B3, and the null server."""
+    every = [*findings.cases, *([findings.null] if findings.null else [])]
+    figure = Figure(figsize=(8, 1.2 + 0.55 * len(every)), layout="constrained")
+    axes = figure.add_subplot()
+    figure.suptitle("Max capacity: largest load that stays stable, p99 ≤ 50 ms", weight="bold")
+    for row, each in enumerate(every):
+        if each.capacity.median is None:
+            axes.text(0, row, " none found", va="center")
+            continue
+        least, most = each.capacity.least or 0.0, each.capacity.most or 0.0
+        null = each is findings.null
+        axes.barh(
+            row,
+            each.capacity.median,
+            color="#cccccc" if null else BLUE,
+            hatch="//" if null else "",
+            edgecolor="white",
+            height=0.6,
+        )
+        axes.plot([least, most], [row, row], color="black", linewidth=2)
+        axes.text(most, row, f"  {capacity_text(each)}", va="center")
+        if each.tight.median is not None:
+            axes.plot([each.tight.median] * 2, [row - 0.3, row + 0.3], color=ORANGE, linewidth=2.5)
+    axes.axvline(100.0, color="black", linestyle=":", linewidth=1)
+    axes.text(100.0, -0.62, " 100 % of B3", va="center")
+    axes.plot([], [], color=ORANGE, linewidth=2.5, label="p99 ≤ 10 ms")
+    axes.plot([], [], color="black", linewidth=2, label="range over repeats")
+    axes.set_yticks(range(len(every)), [each.case for each in every])
+    axes.set_ylim(len(every) - 0.4, -0.9)
+    axes.set_xlim(0, HEADROOM * 1.1 * max(each.capacity.most or 1.0 for each in every))
+    axes.set_xlabel("load (% of B3's average rates)")
+    axes.grid(visible=False, axis="y")
+    axes.legend(loc="lower right", frameon=False)
+    return figure
+
+
+def latency_by_load(findings: Findings, done: Sequence[Record]) -> Figure:
+    """p50, p99 and p99.9 of every valid trial; crosses failed."""
+    figure, panels = _panels(findings.cases, "Latency against load")
+    for each, axes in zip(findings.cases, panels, strict=True):
+        own = sorted(_valid(done, each.case), key=lambda one: one.rate)
+        for name, label, colour, style in (
+            ("latency_ms_p50", "p50", BLUE, "-"),
+            ("latency_ms_p99", "p99", RED, "--"),
+            ("latency_ms_p999", "p99.9", PURPLE, ":"),
+        ):
+            _median_line(axes, own, _figure_of(name), color=colour, linestyle=style, label=label)
+        for verdict, mark in ((Verdict.PASS, "o"), (Verdict.FAIL, "X")):
+            at = [one for one in own if one.verdict is verdict]
+            p99_ms = [one.everything.latency_ms_p99 for one in at]
+            axes.plot(
+                [one.rate for one in at],
+                [np.nan if value is None else value for value in p99_ms],
+                mark,
+                color=GREEN if verdict is Verdict.PASS else "black",
+                markersize=6,
+                label=f"trial: {verdict}",
+            )
+        limit_line(axes)
+        axes.axhline(TIGHT_LIMIT_MS, color="grey", linestyle=":", linewidth=1, label="10 ms")
+        _log_loads(axes, [one.rate for one in own])
+        log_milliseconds(axes)
+        axes.set_title(f"{each.case}: {capacity_text(each)}", loc="left", fontsize=10)
+        axes.set_xlabel("load (% of B3)")
+    panels[0].set_ylabel("latency (ms)")
+    _legend_below(figure, panels)
+    return figure
+
+
+def percentiles(findings: Findings, done: Sequence[Record], directory: Path) -> Figure:
+    """All latencies of one trial a case: at the same load, and at the same share of capacity."""
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    figure.suptitle("Latency by percentile", weight="bold")
+    absolute, relative = figure.subplots(1, 2, sharey=True)
+    absolute.set_title(f"near {ABSOLUTE_LOAD:g} % of B3", loc="left", fontsize=10)
+    relative.set_title(f"near {RELATIVE_LOAD:.0%} of each capacity", loc="left", fontsize=10)
+    most = 100
+    for number, each in enumerate(findings.cases):
+        own_load = None if each.capacity.median is None else RELATIVE_LOAD * each.capacity.median
+        for axes, load in ((absolute, ABSOLUTE_LOAD), (relative, own_load)):
+            one = _nearest(done, each.case, load, 0.5, directory)
+            if one is None:
+                continue
+            ordered = late_latencies(records.read_samples(directory, one.name).measured)
+            most = max(most, len(ordered))
+            axes.plot(
+                nines(len(ordered)),
+                np.where(np.isfinite(ordered), ordered, np.nan),
+                color=COLOURS[number % len(COLOURS)],
+                linestyle=STYLES[number % len(STYLES)],
+                label=f"{each.case} at {one.rate:g} %",
+            )
+    for axes in (absolute, relative):
+        limit_line(axes)
+        percentile_axis(axes, most)
+        axes.set_xlabel("percentile of requests")
+        axes.legend(frameon=False, loc="upper left")
+    log_milliseconds(absolute)
+    absolute.set_ylabel("latency (ms)")
+    return figure
+
+
+def backlog(findings: Findings, done: Sequence[Record]) -> Figure:
+    """Requests in flight over a trial, around each capacity."""
+    figure, panels = _panels(findings.cases, "Requests in flight over time")
+    for each, axes in zip(findings.cases, panels, strict=True):
+        shown = set()
+        for number, share in enumerate(BACKLOG_LOADS):
+            load = None if each.capacity.median is None else share * each.capacity.median
+            one = _nearest(done, each.case, load, NEAR)
+            if one is None or one.number in shown:
+                continue
+            shown.add(one.number)
+            points = len(one.backlog)
+            axes.plot(
+                (np.arange(points) + 0.5) * one.duration_s / points,
+                np.maximum(one.backlog, 0.5),
+                color=COLOURS[number],
+                linestyle=STYLES[number],
+                linewidth=1.2,
+                label=f"{one.rate / (each.capacity.median or 1):.2f} of capacity ({one.verdict})",
+            )
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.set_title(f"{each.case}: {capacity_text(each)}", loc="left", fontsize=10)
+        axes.set_xlabel("measured time (s)")
+        axes.legend(frameon=False, fontsize=8)
+    panels[0].set_ylabel("requests in flight")
+    return figure
+
+
+def cpu(findings: Findings) -> Figure:
+    """CPU per request at the capacity, by process."""
+    every = [*findings.cases, *([findings.null] if findings.null else [])]
+    figure = Figure(figsize=(8, 1.4 + 0.55 * len(every)), layout="constrained")
+    axes = figure.add_subplot()
+    figure.suptitle("CPU per request at capacity", weight="bold")
+    for row, each in enumerate(every):
+        begin = 0.0
+        for part, colour, hatch in _CPU_PARTS:
+            width = sum(us for name, us in each.cpu_us_per_request.items() if name.startswith(part))
+            if not width:
+                continue
+            axes.barh(
+                row, width, left=begin, color=colour, hatch=hatch, edgecolor="white", height=0.6
+            )
+            axes.text(begin + width / 2, row, f"{width:.0f}", ha="center", va="center")
+            begin += width
+    for part, colour, hatch in _CPU_PARTS:
+        label = "PostgreSQL" if part == "postgres" else part
+        axes.barh(0, 0, color=colour, hatch=hatch, edgecolor="white", label=label)
+    axes.set_yticks(range(len(every)), [each.case for each in every])
+    axes.invert_yaxis()
+    axes.set_xlabel("CPU (µs per request)")
+    axes.grid(visible=False, axis="y")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def staleness(findings: Findings, done: Sequence[Record]) -> Figure:
+    """Acknowledged to visible in the book, and change to database, over the load."""
+    figure, panels = _panels(findings.cases, "Age of what is read, and of what is not yet stored")
+    for each, axes in zip(findings.cases, panels, strict=True):
+        own = sorted(_valid(done, each.case), key=lambda one: one.rate)
+        for value, label, colour, style in _STALENESS:
+            _median_line(axes, own, value, color=colour, linestyle=style, label=label)
+        _log_loads(axes, [one.rate for one in own])
+        log_milliseconds(axes)
+        axes.set_title(each.case, loc="left", fontsize=10)
+        axes.set_xlabel("load (% of B3)")
+    panels[0].set_ylabel("age (ms)")
+    _legend_below(figure, panels)
+    return figure
+
+
+_STALENESS: tuple[tuple[Callable[[Record], float | None], str, str, str], ...] = (
+    (lambda one: one.staleness_ms_p50, "acknowledged → in the book, median", BLUE, "-"),
+    (lambda one: one.staleness_ms_max, "the same, maximum", RED, "--"),
+    (lambda one: one.flush_age_ms_max or None, "oldest change not in the database", PURPLE, ":"),
+)
+
+
+def _panels(cases: Sequence[Finding], title: str) -> tuple[Figure, list[Axes]]:
+    """One panel a case, side by side."""
+    figure = Figure(figsize=(max(6.0, 3.9 * len(cases)), 3.9), layout="constrained")
+    figure.suptitle(title, weight="bold")
+    made = figure.subplots(1, len(cases), sharey=True, squeeze=False)
+    return figure, list(made[0])
+
+
+def _figure_of(name: str) -> Callable[[Record], float | None]:
+    return lambda one: getattr(one.everything, name)
+
+
+def _median_line(
+    axes: Axes,
+    own: Sequence[Record],
+    value: Callable[[Record], float | None],
+    **style: str,
+) -> None:
+    """A line through the medians of the trials at each load; an infinite one has no point."""
+    loads = sorted({one.rate for one in own})
+    medians = [
+        np.median([np.nan if (v := value(one)) is None else v for one in own if one.rate == load])
+        for load in loads
+    ]
+    axes.plot(loads, medians, linewidth=1.4, marker=".", **style)  # type: ignore[arg-type]
+
+
+def _log_loads(axes: Axes, loads: Sequence[float]) -> None:
+    axes.set_xscale("log")
+    shown = [load for load in (10, 25, 50, 100, 200, 300, 500, 700, 1000) if loads]
+    shown = [load for load in shown if 0.7 * min(loads) <= load <= 1.4 * max(loads)]
+    axes.set_xticks(shown, [str(load) for load in shown])
+    axes.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+
+
+def _legend_below(figure: Figure, panels: Sequence[Axes]) -> None:
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+
+
+def _valid(done: Sequence[Record], case: str) -> list[Record]:
+    return [one for one in done if one.case == case and one.verdict is not Verdict.INVALID]
+
+
+def _nearest(
+    done: Sequence[Record],
+    case: str,
+    load: float | None,
+    tolerance: float,
+    with_samples_in: Path | None = None,
+) -> Record | None:
+    """The valid trial next to a load, if one is near enough; the last of several."""
+    if load is None:
+        return None
+    near = [
+        one
+        for one in _valid(done, case)
+        if abs(np.log(one.rate / load)) <= tolerance
+        and (with_samples_in is None or records.has_samples(with_samples_in, one.name))
+    ]
+    return min(reversed(near), key=lambda one: abs(np.log(one.rate / load)), default=None)

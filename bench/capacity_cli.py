@@ -1,0 +1,141 @@
+"""``python -m bench capacity``: options, their checks, and the run as a whole."""
+
+import argparse
+import contextlib
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from bench import records, service
+from bench.capacity import LAYOUT, MODES, Options, Run, beside_the_generator, conditions
+from bench.exchange_client import HarnessError
+from bench.options import INTERRUPTED, SEED_MAX, Parser, between, one_of, pins_of
+from bench.report import Printer
+from bench.traffic import PROFILES
+
+CASES = ("v1", "v1x2", "v1x4", "v2", "v3")
+
+
+def parser() -> Parser:
+    """All options with their defaults."""
+    made = Parser(prog="python -m bench capacity", description=__doc__)
+    made.add_argument(
+        "--version",
+        nargs="+",
+        default=["v1", "v2", "v3"],
+        metavar="V",
+        type=one_of(CASES),
+        help=f"the cases: {', '.join(CASES)} (v1x4: casev1 in four processes)",
+    )
+    made.add_argument(
+        "--mode",
+        default="default",
+        type=one_of(tuple(MODES)),
+        help="quick (4 s a trial, 10 %%), default (10 s, 5 %%) or publish (30 s, 2.5 %%, 5 times)",
+    )
+    made.add_argument("--profile", default="average", type=one_of(tuple(PROFILES)))
+    made.add_argument("--seed", default=1, type=between(0, SEED_MAX, int), help="of the tapes (1)")
+    made.add_argument("--repeats", type=between(1, 100, int), help="instead of the mode's")
+    made.add_argument(
+        "--generators",
+        type=between(1, 16, int),
+        default=1,
+        metavar="N",
+        help="processes that share the tape, where one is not enough (1)",
+    )
+    made.add_argument("--pins", type=pins_of, metavar="PINS")
+    made.add_argument("--out", default=records.DEFAULT_DIRECTORY, type=Path, metavar="DIR")
+    made.add_argument("--resume", type=Path, metavar="DIR", help="go on with an interrupted run")
+    return made
+
+
+def main(given: Sequence[str]) -> int:
+    """Exit code 0, 1 (void, or could not be done) or 130 (interrupted)."""
+    asked = parser().parse_args(given)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    printer = Printer()
+    try:
+        run = _resumed(asked, printer) if asked.resume else _new(asked, printer)
+    except HarnessError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return measure(run, printer, shlex.join(["python", "-m", "bench", "capacity", *given]))
+
+
+def measure(run: Run, printer: Printer, command: str) -> int:
+    """Complete a run and write its summary and charts; the exit code."""
+    where = os.path.relpath(run.directory)
+    code = 0
+    try:
+        _write_meta(run, command, partial=True)
+        with beside_the_generator(run.options.pins):
+            run.complete()
+    except HarnessError as error:
+        print(error, file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        printer.say(
+            f"interrupted; {len(run.done)} trials are kept, go on with: "
+            f"python -m bench capacity --resume {where}"
+        )
+        code = INTERRUPTED
+    _write_meta(run, command, partial=code != 0)
+    if run.done:
+        # Late, because matplotlib takes a second to import.
+        from bench import capacity_charts, capacity_report  # noqa: PLC0415
+
+        with contextlib.suppress(KeyboardInterrupt):
+            for line in capacity_report.lines_of(capacity_report.write(run.directory)):
+                printer.say(line)
+            capacity_charts.draw(run.directory)
+    printer.say(f"\nresults in {where}")
+    return code
+
+
+def _new(asked: argparse.Namespace, printer: Printer) -> Run:
+    records.check_writable(asked.out)
+    for label in asked.version:
+        service.check_spawnable(label, None)
+    pins = service.default_pins() if asked.pins is None else asked.pins
+    repeats = asked.repeats or MODES[asked.mode].repeats
+    cases = list(dict.fromkeys(asked.version))
+    options = Options(cases, asked.mode, asked.profile, asked.seed, pins, repeats, asked.generators)
+    return Run(records.new_directory(asked.out), options, printer.say, printer.live)
+
+
+def _resumed(asked: argparse.Namespace, printer: Printer) -> Run:
+    """The run of a directory, with the options that it was begun with."""
+    directory = asked.resume
+    options = read_options(directory)
+    run = Run(directory, options, printer.say, printer.live)
+    if any(one.faults for one in run.done):
+        raise HarnessError(f"{directory}: this run is void, its audit has failed; begin a new one")
+    return run
+
+
+def read_options(directory: Path) -> Options:
+    """What a run was asked for. Raises HarnessError when it is none of this layout."""
+
+    class Meta(msgspec.Struct):
+        layout: str
+        options: Options
+
+    if not directory.is_dir():
+        raise HarnessError(f"{directory}: no such run")
+    try:
+        meta = msgspec.json.decode((directory / "meta.json").read_bytes(), type=Meta)
+    except (OSError, msgspec.MsgspecError):
+        raise HarnessError(f"{directory}: results directory from another layout") from None
+    if meta.layout != LAYOUT:
+        raise HarnessError(f"{directory}: results directory from another layout ({meta.layout})")
+    return meta.options
+
+
+def _write_meta(run: Run, command: str, *, partial: bool) -> None:
+    content = records.meta(command, conditions(run.options, run, partial))
+    records.write_json(run.directory / "meta.json", content)

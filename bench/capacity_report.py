@@ -1,0 +1,208 @@
+"""A capacity run as text and files: its findings, tables and charts, all made from its records."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from bench import records, trials
+from bench.capacity_cli import read_options
+from bench.exchange_client import HarnessError
+from bench.findings import Finding, Findings, Range, found
+from bench.report import milliseconds, table
+from bench.trials import Record
+
+SUMMARY, REPORT = "summary.json", "report.md"
+
+
+def write(directory: Path) -> Findings:
+    """summary.json and report.md from the trials of a run. Raises HarnessError."""
+    options, done = read_options(directory), trials.read(directory)
+    findings = found(options, done)
+    records.write_json(directory / SUMMARY, findings)
+    (directory / REPORT).write_text(markdown(directory, findings, done))
+    return findings
+
+
+def read(directory: Path) -> Findings:
+    """The findings of a run. Raises HarnessError."""
+    try:
+        return msgspec.json.decode((directory / SUMMARY).read_bytes(), type=Findings)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise HarnessError(f"{directory} holds no findings: {error}") from error
+
+
+def lines_of(findings: Findings) -> list[str]:
+    """The tables, as Markdown that reads well in a terminal too."""
+    every = [*findings.cases, *([findings.null] if findings.null else [])]
+    return [
+        "",
+        *capacity_table(every),
+        "",
+        *point_table(findings.cases),
+        "",
+        *cost_table(every),
+        "",
+        *(f"- {each.limit.sentence}" for each in findings.cases if each.limit),
+    ]
+
+
+def capacity_table(cases: Sequence[Finding]) -> list[str]:
+    """Capacity at both limits, with its range, and as a share of the null server's."""
+    headers = (
+        "case",
+        "capacity at p99 ≤ 50 ms",
+        "unstable from",
+        "at p99 ≤ 10 ms",
+        "requests/s",
+        "of the null server",
+        "limited by",
+    )
+    rows = [
+        (
+            each.case,
+            capacity_text(each),
+            _range_text(each.unstable_from),
+            tight_text(each),
+            "–" if each.requests_per_s is None else f"{each.requests_per_s:,.0f}",
+            "–" if each.of_null is None else f"{each.of_null:.0%}",
+            each.limit.resource if each.limit and each.limit.exhausted else "–",
+        )
+        for each in cases
+    ]
+    return table(headers, rows)
+
+
+def point_table(cases: Sequence[Finding]) -> list[str]:
+    """Latencies at fixed loads."""
+    rows = [
+        (
+            each.case,
+            f"{point.rate:g} %",
+            milliseconds(point.figures.latency_ms_p50),
+            milliseconds(point.figures.latency_ms_p99),
+            milliseconds(point.figures.latency_ms_p999),
+        )
+        for each in cases
+        for point in each.points
+    ]
+    return table(("case", "load", "p50 ms", "p99 ms", "p99.9 ms"), rows) if rows else []
+
+
+def cost_table(cases: Sequence[Finding]) -> list[str]:
+    """What a request costs at the capacity, and how old what is read and stored may be."""
+    rows = [
+        (
+            each.case,
+            _number(each.cpu_us_per_request.get("service"), "µs"),
+            _number(_postgres(each.cpu_us_per_request), "µs"),
+            _number(each.cpu_us_per_request.get("generator"), "µs"),
+            f"{_number(each.staleness_ms_p50)} / {_number(each.staleness_ms_max)}",
+            _number(each.flush_age_ms_max),
+            _number(each.changes_per_flush),
+        )
+        for each in cases
+    ]
+    headers = (
+        "case",
+        "CPU per request: service",
+        "PostgreSQL",
+        "generator",
+        "read staleness p50 / max ms",
+        "oldest unflushed change ms",
+        "changes per flush",
+    )
+    return table(headers, rows)
+
+
+def capacity_text(one: Finding) -> str:
+    """``412 % (405–420)``, with ≥ where the service was not the limit."""
+    if one.capacity.median is None:
+        return "none found"
+    sign = "≥ " if one.at_least else ""
+    doubt = "" if one.confirmed else ", not confirmed"
+    return f"{sign}{_range_text(one.capacity)}{doubt}"
+
+
+def tight_text(one: Finding) -> str:
+    """The capacity at 10 ms as far as the trials of the search say it."""
+    if one.tight.median is None:
+        below = one.tight_unstable_from.least
+        return "–" if below is None else f"< {below:.0f} %"
+    above = one.tight_unstable_from.most
+    return _range_text(one.tight) + ("" if above is None else f", unstable from {above:.0f} %")
+
+
+def markdown(directory: Path, findings: Findings, done: Sequence[Record]) -> str:
+    """report.md: conditions before claims, then tables, sentences and every trial."""
+    meta = msgspec.json.decode((directory / "meta.json").read_bytes())
+    machine = meta["machine"]
+    title = f"# Capacity: {', '.join(each.case for each in findings.cases)}"
+    lines = [title, "", "```", meta["command"], "```", ""]
+    lines += [
+        f"{machine['cores']} cores of {machine['cpu']}, Python {meta['python']}, "
+        f"{meta['profile_label']}, mode {findings.mode}: trials of "
+        f"{meta['mode']['duration_s']:g} s, bounds within {meta['mode']['width']:.1%}.",
+        "",
+        "Limits:",
+        "",
+        *(f"- {limit}" for limit in meta["limits"]),
+    ]
+    if meta["partial"]:
+        lines += ["", "**Not complete.**"]
+    if meta["void"]:
+        lines += ["", "**VOID: an audit failed.**"]
+    lines += lines_of(findings)
+    for name, text in CHARTS.items():
+        lines += ["", f"![{text}]({name}.svg)"]
+    lines += ["", "## Trials", "", *trial_table(done), ""]
+    return "\n".join(lines)
+
+
+CHARTS = {
+    "capacity": "Capacity",
+    "latency-by-load": "Latency against load",
+    "percentiles": "Latency by percentile",
+    "backlog": "Requests in flight",
+    "cpu": "CPU per request",
+    "staleness": "Read staleness",
+}
+
+
+def trial_table(done: Sequence[Record]) -> list[str]:
+    """Every trial with its verdict."""
+    rows = [
+        (
+            str(one.number),
+            one.case,
+            str(one.repeat),
+            one.purpose,
+            f"{one.rate:g} %",
+            milliseconds(one.everything.latency_ms_p50),
+            milliseconds(one.everything.latency_ms_p99),
+            f"{one.over / max(one.total, 1):.2%}",
+            "; ".join([str(one.verdict), *one.reasons, *one.faults]),
+        )
+        for one in done
+    ]
+    headers = ("trial", "case", "repeat", "for", "load", "p50 ms", "p99 ms", "> 50 ms", "verdict")
+    return table(headers, rows)
+
+
+def _postgres(cpu_us: dict[str, float]) -> float | None:
+    own = [each for name, each in cpu_us.items() if name.startswith("postgres ")]
+    return sum(own) if own else None
+
+
+def _range_text(given: Range) -> str:
+    if given.median is None or given.least is None or given.most is None:
+        return "–"
+    if given.least == given.most:
+        return f"{given.median:.0f} %"
+    return f"{given.median:.0f} % ({given.least:.0f}–{given.most:.0f})"
+
+
+def _number(value: float | None, unit: str = "") -> str:
+    if value is None:
+        return "–"
+    return f"{milliseconds(value)} {unit}".rstrip()

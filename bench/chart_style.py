@@ -1,0 +1,74 @@
+"""How all charts look.
+
+Colours are those of Okabe and Ito, which colour-blind people can tell apart; line styles, markers
+and hatches differ as well, so the charts can be read in grey.
+"""
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from bench.traffic import Floats
+
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+)
+COLOURS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY)
+STYLES: tuple[str, ...] = ("-", "--", "-.", ":")
+NINES = (0.0, 0.9, 0.99, 0.999, 0.9999, 0.99999)
+LIMIT_MS = 50.0
+
+mpl.use("Agg")
+mpl.rcParams.update(
+    {
+        "font.size": 9,
+        "axes.grid": True,
+        "grid.color": "#dddddd",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "svg.hashsalt": "mini-stock-exchange",  # the same data gives the same file
+        "figure.dpi": 110,
+    }
+)
+
+
+def limit_line(axes: Axes) -> None:
+    """Where the 99th percentile may not be above."""
+    axes.axhline(LIMIT_MS, color="black", linestyle=":", linewidth=1, label="limit 50 ms (p99)")
+
+
+def log_milliseconds(axes: Axes) -> None:
+    """A logarithmic axis with plain numbers."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def percentile_axis(axes: Axes, most: int) -> None:
+    """An axis of nines, as far as ``most`` requests reach."""
+    axes.set_xticks([-np.log10(1.0 - share) for share in NINES])
+    axes.set_xticklabels([f"{100 * share:g}" for share in NINES])
+    axes.set_xlim(0, min(np.log10(most), -np.log10(1.0 - NINES[-1])))
+
+
+def nines(count: int) -> Floats:
+    """Where the ordered latencies of ``count`` requests stand on such an axis."""
+    return -np.log10(1.0 - np.arange(count) / max(count, 1))
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """As SVG and PNG; the same data gives the same file."""
+    files = [stem.with_name(stem.name + suffix) for suffix in (".svg", ".png")]
+    for file in files:
+        figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
+    return files

@@ -1,0 +1,189 @@
+"""What the trials of a capacity run say together: a pure function to ``summary.json``."""
+
+import statistics
+from collections.abc import Sequence
+
+import msgspec
+
+from bench.attribution import Bottleneck, Knee, bottleneck, mean_of
+from bench.capacity import Options, search_step, search_votes, votes
+from bench.figures import KindFigures
+from bench.search import Capacity, bounds, split
+from bench.service import NULL, Case
+from bench.traffic import PROFILES
+from bench.trials import Record
+from bench.verdict import Verdict
+
+POINTS = (25.0, 100.0, 300.0)
+POINT_TOLERANCE = 0.02
+KNEE_TOLERANCE = 0.02
+
+
+class Range(msgspec.Struct, frozen=True):
+    """A figure over the repeats: its median, least and largest value; None where there is none."""
+
+    median: float | None
+    least: float | None
+    most: float | None
+
+
+class Point(msgspec.Struct, frozen=True):
+    """Latencies at one rate (percent of B3); None percentiles are infinite."""
+
+    rate: float
+    figures: KindFigures
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One case. Rates are percent of B3, requests/s that much of the profile.
+
+    ``capacity`` runs over the repeats' largest stable rates, ``unstable_from`` over the smallest
+    rates above them that were not stable. ``of_null`` is the share of the null server's capacity
+    in the same repeat. Staleness and write-behind age are those at the capacity.
+    """
+
+    case: str
+    repeats: int
+    trials: int
+    capacity: Range
+    unstable_from: Range
+    at_least: bool
+    confirmed: bool
+    tight: Range
+    tight_unstable_from: Range
+    requests_per_s: float | None
+    of_null: float | None
+    points: list[Point]
+    cpu_us_per_request: dict[str, float]
+    staleness_ms_p50: float | None
+    staleness_ms_max: float | None
+    flush_age_ms_max: float | None
+    changes_per_flush: float | None
+    limit: Bottleneck | None
+
+
+class Findings(msgspec.Struct, frozen=True):
+    """summary.json."""
+
+    mode: str
+    profile: str
+    null: Finding | None
+    cases: list[Finding]
+
+
+def found(options: Options, records: Sequence[Record]) -> Findings:
+    """The findings of a run, whole or not; a case without trials is left out."""
+    measured = [
+        _finding(options, records, case)
+        for case in [NULL.label, *options.cases]
+        if any(one.case == case for one in records)
+    ]
+    null = next((each for each in measured if each.case == NULL.label), None)
+    cases = [each for each in measured if each.case != NULL.label]
+    return Findings(options.mode, options.profile, null, cases)
+
+
+def _finding(options: Options, records: Sequence[Record], case: str) -> Finding:
+    own = [one for one in records if one.case == case]
+    repeats = sorted({one.repeat for one in own})
+    results = [result_of(options, records, case, repeat) for repeat in repeats]
+    nulls = [result_of(options, records, NULL.label, repeat).low for repeat in repeats]
+    shares = [
+        each.low / null for each, null in zip(results, nulls, strict=True) if each.low and null
+    ]
+    tight = [split(votes(records, case, repeat, tight=True)) for repeat in repeats]
+    capacity = _range([each.low for each in results])
+    per_percent = PROFILES[options.profile].requests_per_s / 100.0
+    at_knee = _at_knee(own, results)
+    last = at_knee[-1] if at_knee else None
+    return Finding(
+        case=case,
+        repeats=len(repeats),
+        trials=len(own),
+        capacity=capacity,
+        unstable_from=_range([each.high for each in results]),
+        at_least=any(each.at_least for each in results),
+        confirmed=all(each.confirmed for each in results),
+        tight=_range([low for low, _ in tight]),
+        tight_unstable_from=_range([high for _, high in tight]),
+        requests_per_s=None if capacity.median is None else capacity.median * per_percent,
+        of_null=statistics.median(shares) if shares else None,
+        points=[point for rate in POINTS if (point := _point(own, rate)) is not None],
+        cpu_us_per_request=mean_of([one.cpu_us_per_request for one in at_knee]),
+        staleness_ms_p50=_median([one.staleness_ms_p50 for one in at_knee]),
+        staleness_ms_max=_most([one.staleness_ms_max for one in at_knee]),
+        flush_age_ms_max=_most([one.flush_age_ms_max for one in at_knee]),
+        changes_per_flush=_median([one.changes_per_flush for one in at_knee]),
+        limit=None if last is None else bottleneck(case, _knee(options, case, at_knee)),
+    )
+
+
+def result_of(options: Options, records: Sequence[Record], case: str, repeat: int) -> Capacity:
+    """The result of one search; of one that is not complete what is known so far."""
+    said = search_votes(records, case, repeat)
+    if not said:
+        return Capacity(None, None, at_least=False, confirmed=False)
+    step = search_step(options, records, case, repeat)
+    if isinstance(step, Capacity):
+        return step
+    low, high = bounds(said)
+    return Capacity(low, high, at_least=high is None, confirmed=False)
+
+
+def _at_knee(own: Sequence[Record], results: Sequence[Capacity]) -> list[Record]:
+    """The valid, stable trials at the capacity that its search found."""
+    lows = {
+        repeat: each.low
+        for repeat, each in zip(sorted({one.repeat for one in own}), results, strict=True)
+    }
+    return [
+        one
+        for one in own
+        if one.verdict is Verdict.PASS
+        and (low := lows[one.repeat]) is not None
+        and abs(one.rate / low - 1.0) <= KNEE_TOLERANCE
+    ]
+
+
+def _knee(options: Options, case: str, at_knee: Sequence[Record]) -> Knee:
+    pins, processes = options.pins, Case.of(case).processes if case != NULL.label else 1
+    lags = [one.loop_lag_ms_p99 for one in at_knee]
+    return Knee(
+        rate=statistics.median(one.rate for one in at_knee),
+        cpu_share=mean_of([one.cpu_share for one in at_knee]),
+        service_cores=1.0 if "service" in pins else float(processes),
+        database_cores=1.0,
+        shares_generator=bool(pins) and pins.get("generator") == pins.get("postgres"),
+        busy=mean_of([one.database.busy if one.database else {} for one in at_knee]),
+        loop_lag_ms_p99=_median(lags),
+        pool_wait_ms_per_request=statistics.fmean(one.pool_wait_ms_per_request for one in at_knee),
+    )
+
+
+def _point(own: Sequence[Record], rate: float) -> Point | None:
+    """The trial at a rate, or the one next to it."""
+    near = [
+        one
+        for one in own
+        if one.verdict is not Verdict.INVALID and abs(one.rate / rate - 1.0) <= POINT_TOLERANCE
+    ]
+    if not near:
+        return None
+    one = min(near, key=lambda one: abs(one.rate - rate))
+    return Point(one.rate, one.everything)
+
+
+def _range(values: Sequence[float | None]) -> Range:
+    known = [value for value in values if value is not None]
+    if not known:
+        return Range(None, None, None)
+    return Range(statistics.median(known), min(known), max(known))
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
+
+
+def _most(values: Sequence[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)

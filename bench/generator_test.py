@@ -1,0 +1,121 @@
+"""``python -m bench generator``: what the load generator can do on this machine.
+
+It offers more and more to a server that is faster than itself until it is late, is out of CPU, or
+does not send everything. What it reaches bounds every capacity that is measured with it.
+"""
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bench import figures, records, service
+from bench.exchange_client import HarnessError
+from bench.figures import GeneratorHealth
+from bench.load import DRAIN_S, WARMUP_S, drive
+from bench.loadgen import Spec
+from bench.options import Parser, between, pins_of
+from bench.report import Printer, milliseconds
+from bench.service import Place
+from bench.traffic import PROFILES, market
+
+PROFILE, SEED, DURATION_S = "average", 1, 4.0
+FIRST_PER_S, FACTOR = 8_000.0, 1.15
+FILE = "generator.json"
+
+
+class Reached(NamedTuple):
+    """One rate that was offered, and how the generator did."""
+
+    offered_per_s: float
+    generators: int
+    cpu_us_per_request: float
+    health: GeneratorHealth
+
+    @property
+    def held(self) -> bool:
+        """Sent everything, in time, with CPU to spare; being starved is no excuse here."""
+        return not self.health.limits() and not self.health.late
+
+
+def parser() -> Parser:
+    """All options with their defaults."""
+    made = Parser(prog="python -m bench generator", description=__doc__)
+    made.add_argument("--generators", type=between(1, 16, int), default=1, metavar="N")
+    made.add_argument("--aiohttp", action="store_true", help="against the null server itself")
+    made.add_argument("--rate", type=between(1, 1e6), help="only this one, in requests/s")
+    made.add_argument("--pins", type=pins_of, metavar="PINS")
+    made.add_argument("--out", default=records.DEFAULT_DIRECTORY, type=Path, metavar="DIR")
+    return made
+
+
+def main(given: Sequence[str]) -> int:
+    """Exit code 0, or 1 with one line."""
+    asked = parser().parse_args(given)
+    pins = service.default_pins() if asked.pins is None else asked.pins
+    printer = Printer()
+    reached: list[Reached] = []
+    per_s = asked.rate or FIRST_PER_S
+    try:
+        records.check_writable(asked.out)
+        while True:
+            with service.null_server(pins, *([] if asked.aiohttp else ["--bare"])) as running:
+                place = Place(running.target, None, pins, running)
+                reached.append(offered(place, per_s, asked.generators))
+            printer.say(line_of(reached[-1]))
+            if asked.rate or not reached[-1].held:
+                break
+            per_s *= FACTOR
+    except HarnessError as error:
+        print(error, file=sys.stderr)
+        return 1
+    held = [each for each in reached if each.held]
+    if held:
+        best = held[-1]
+        printer.say(
+            f"{best.generators} generator(s) offer {best.offered_per_s:,.0f} requests/s, "
+            f"send lag p99 {milliseconds(best.health.send_lag_ms_p99)} ms, "
+            f"{best.cpu_us_per_request:.1f} µs of CPU per request"
+        )
+    directory = records.new_directory(asked.out)
+    records.write_json(directory / FILE, [each._asdict() for each in reached])
+    records.write_json(directory / "meta.json", records.meta("python -m bench generator", {}))
+    return 0
+
+
+def offered(place: Place, per_s: float, generators: int) -> Reached:
+    """Offer one rate for some seconds. Raises HarnessError."""
+    profile = PROFILES[PROFILE]
+    keys = [f"{number:043d}" for number in range(market(profile, SEED, 100.0).brokers)]
+    with tempfile.TemporaryDirectory() as workdir:
+        spec = Spec(
+            host_header=place.target.host_header,
+            address=place.target.address,
+            profile=PROFILE,
+            seed=SEED,
+            scale=100.0 * per_s / profile.requests_per_s,
+            reads=True,
+            warmup_s=WARMUP_S,
+            duration_s=DURATION_S,
+            drain_s=DRAIN_S,
+            broker_keys=keys,
+            first_document=0,
+            core=place.pins.get("generator"),
+            output=str(Path(workdir) / "load.npz"),
+        )
+        load = drive(spec, spec.tape(), place, lambda seen: None, generators=generators)
+    health = figures.generator_health(load.samples.measured, load.finished, DURATION_S)
+    return Reached(per_s, generators, load.cpu_us_per_request()["generator"], health)
+
+
+def line_of(one: Reached) -> str:
+    """One rate in a line."""
+    health = one.health
+    why = "; ".join(health.limits()) or "send lag"
+    return (
+        f"{one.offered_per_s:8,.0f}/s  sent {health.requests_per_s:8,.0f}/s  lag p50/p99/max "
+        f"{milliseconds(health.send_lag_ms_p50)} / {milliseconds(health.send_lag_ms_p99)} / "
+        f"{milliseconds(health.send_lag_ms_max)} ms  CPU {health.cpu_share:4.0%} of a core, "
+        f"{one.cpu_us_per_request:.1f} µs per request  {'held' if one.held else why}"
+    )

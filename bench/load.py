@@ -1,0 +1,215 @@
+"""Run the generator beside a service, watch both, and bring back what happened."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGKILL
+
+import msgspec
+import numpy as np
+
+from bench.exchange_client import Broker, HarnessError
+from bench.figures import Samples
+from bench.loadgen import Event, Finished, Progress, Spec, Start, Started, share_of
+from bench.observe import Seen, watching
+from bench.service import ROOT, Place, end_with_parent
+from bench.traffic import Tape
+
+WARMUP_S = 2.0
+DRAIN_S = 2.0
+# Until several generators begin together: what importing, encoding and connecting take.
+START_AHEAD_S, START_AHEAD_PER_REQUEST_S = 2.0, 4e-5
+
+Show = Callable[[Progress], None]
+
+
+@dataclass
+class Load:
+    """What came back from the generator and was seen beside it.
+
+    ``cpu_share`` is that of one core by process, over the measured part of the schedule.
+    """
+
+    samples: Samples
+    order_ids: list[str]
+    offered: int
+    started: Started
+    finished: Finished
+    seen: Seen
+    cpu_share: dict[str, float]
+
+    def cpu_us_per_request(self) -> dict[str, float]:
+        """By process, per measured request that was sent."""
+        per_s = self.finished.sent / self.finished.wall_s
+        return {name: 1e6 * share / per_s for name, share in self.cpu_share.items()}
+
+
+def drive(
+    spec: Spec,
+    tape: Tape,
+    place: Place,
+    show: Show,
+    *,
+    prober: Broker | None = None,
+    generators: int = 1,
+) -> Load:
+    """Let the generators run and watch. After Ctrl-C they are told to end, and keep what they have.
+
+    ``generators`` processes share the tape.
+    """
+    specs = _shares(spec, generators, len(tape))
+    watched = watching(place, prober, len(spec.broker_keys))
+    with ExitStack() as running, watched as seen:
+        processes = [running.enter_context(_generator(each)) for each in specs]
+        followed = _follow(processes, spec, show, seen)
+    if followed is None:
+        said = (_log(each).read_text(errors="replace").strip() for each in specs)
+        lines = [line for text in said for line in text.splitlines()]
+        raise HarnessError(f"the generator failed: {lines[-1] if lines else 'no reason given'}")
+    started, finished = followed
+    samples, order_ids, offered = _arrays(specs, tape)
+    cpu_share = seen.cpu_share() | {"generator": finished.cpu_s / finished.wall_s}
+    return Load(samples, order_ids, offered, started, finished, seen, cpu_share)
+
+
+def _shares(spec: Spec, generators: int, requests: int) -> list[Spec]:
+    """The spec of each generator; several begin at an instant at which all are ready."""
+    if generators == 1:
+        return [spec]
+    ahead_s = START_AHEAD_S + START_AHEAD_PER_REQUEST_S * requests
+    start = Start(time.monotonic() + ahead_s, time.time() + ahead_s)
+    cores = sorted(os.sched_getaffinity(0)) if spec.core is not None else []
+    return [
+        msgspec.structs.replace(
+            spec,
+            part=part,
+            parts=generators,
+            start=start,
+            # The next cores, as far as there are any.
+            core=None if spec.core is None else _core(cores, spec.core, part),
+            output=f"{spec.output.removesuffix('.npz')}-{part}.npz",
+        )
+        for part in range(generators)
+    ]
+
+
+def _core(cores: list[int], first: int, part: int) -> int:
+    return first + part if first + part in cores else first
+
+
+@contextmanager
+def _generator(spec: Spec) -> Iterator[subprocess.Popen[bytes]]:
+    with _log(spec).open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bench.loadgen"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            # A Ctrl-C in the terminal must not kill it before it has saved its arrays.
+            start_new_session=True,
+            preexec_fn=end_with_parent(SIGKILL),  # noqa: PLW1509 - one system call
+        )
+    # Leaving the block closes the pipes and waits; killing first makes sure that it ends.
+    with process:
+        try:
+            assert process.stdin
+            process.stdin.write(msgspec.json.encode(spec) + b"\n")
+            process.stdin.flush()
+            yield process
+        finally:
+            process.kill()
+
+
+def _follow(
+    processes: list[subprocess.Popen[bytes]], spec: Spec, show: Show, seen: Seen
+) -> tuple[Started, Finished] | None:
+    """Wait for all of them; what the first says on its way is what is shown."""
+    started: list[Started] = []
+    finished: list[Finished] = []
+    while len(finished) < len(processes):
+        try:
+            event = _next_event(processes[len(finished)])
+            match event:
+                case None:
+                    return None
+                case Started():
+                    started.append(event)
+                    seen.begin_s = event.origin_s + spec.warmup_s
+                    seen.end_s = seen.begin_s + spec.duration_s
+                case Progress():
+                    if not finished:
+                        show(_of_all(event, len(processes)))
+                case Finished():
+                    finished.append(event)
+        except KeyboardInterrupt:
+            if not started:
+                raise
+            # What is flushed when does not matter any more.
+            seen.end_s = min(seen.end_s, time.monotonic())
+            for process in processes:
+                process.terminate()
+    return started[0], _together(finished)
+
+
+def _next_event(process: subprocess.Popen[bytes]) -> Event | None:
+    assert process.stdout
+    line = process.stdout.readline()
+    return msgspec.json.decode(line, type=Event) if line else None
+
+
+def _of_all(progress: Progress, parts: int) -> Progress:
+    """What the first of several says, scaled to all of them: their parts are of equal size."""
+    return msgspec.structs.replace(
+        progress,
+        sent=progress.sent * parts,
+        done=progress.done * parts,
+        failed=progress.failed * parts,
+    )
+
+
+def _together(finished: list[Finished]) -> Finished:
+    """Several generators as one; the busiest decides whether they were the limit."""
+    waits = [each.queued_s for each in finished if each.queued_s is not None]
+    steals = [each.steal for each in finished if each.steal is not None]
+    return Finished(
+        sent=sum(each.sent for each in finished),
+        cpu_s=sum(each.cpu_s for each in finished),
+        cpu_share=max(each.cpu_share for each in finished),
+        wall_s=max(each.wall_s for each in finished),
+        connections=sum(each.connections for each in finished),
+        connections_exhausted=any(each.connections_exhausted for each in finished),
+        complete=all(each.complete for each in finished),
+        steal=max(steals, default=None),
+        queued_s=max(waits, default=None),
+        nice=max(each.nice for each in finished),
+    )
+
+
+def _arrays(specs: list[Spec], tape: Tape) -> tuple[Samples, list[str], int]:
+    """What the generators have written, as one: samples, order ids, how many were offered."""
+    times = {name: np.full(len(tape), np.nan) for name in ("intended_s", "sent_s", "done_s")}
+    outcome, waited = (np.zeros(len(tape), dtype=np.int64) for _ in range(2))
+    order_ids = [""] * len(tape)
+    offered = 0
+    for spec in specs:
+        _, positions = share_of(tape, spec.part, spec.parts)
+        with np.load(spec.output) as arrays:
+            for name, column in times.items():
+                column[positions] = arrays[name]
+            outcome[positions], waited[positions] = arrays["outcome"], arrays["waited"]
+            ids = arrays["order_ids"].tolist()
+            for position, order_id in zip(positions.tolist(), ids, strict=True):
+                order_ids[position] = order_id.decode()
+            offered += int(arrays["offered"])
+    samples = Samples(**times, kind=tape.kind, outcome=outcome, waited=waited)
+    return samples, order_ids, offered
+
+
+def _log(spec: Spec) -> Path:
+    return Path(spec.output).with_suffix(".log")

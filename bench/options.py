@@ -1,0 +1,63 @@
+"""What the command lines of the harness share: checks that say in one line what is wrong."""
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from bench import service
+
+SCALE_MIN, SCALE_MAX = 1.0, 10_000.0
+DURATION_MIN_S, DURATION_MAX_S = 1.0, 3600.0
+SEED_MAX = 2**32 - 1
+INTERRUPTED = 130  # what a shell says of a command that Ctrl-C has ended
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{message.removeprefix('argument ')}\n")
+
+
+def one_of(allowed: Sequence[str]) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if text not in allowed:
+            raise _wrong(text, ", ".join(allowed))
+        return text
+
+    return check
+
+
+def between(
+    least: float, most: float, number: type[int] | type[float] = float
+) -> Callable[[str], Any]:
+    def check(text: str) -> float:
+        try:
+            value = number(text)
+        except ValueError:
+            value = number(-1)
+        if not least <= value <= most:
+            raise _wrong(text, f"{least:.10g} to {most:.10g}")
+        return value
+
+    return check
+
+
+def pins_of(text: str) -> dict[str, int]:
+    if text == "none":
+        return {}
+    pins = {}
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    for part in text.split(","):
+        role, _, core = part.partition("=")
+        if role not in service.ROLES or not core.isdigit() or int(core) not in cores:
+            names = ", ".join(map(str, sorted(cores))) or "none on this system"
+            allowed = f"none, or ROLE=CORE,… of {', '.join(service.ROLES)} on the cores {names}"
+            raise _wrong(text, allowed)
+        pins[role] = int(core)
+    return pins
+
+
+def _wrong(text: str, allowed: str) -> argparse.ArgumentTypeError:
+    return argparse.ArgumentTypeError(f"{text!r} is not possible; allowed: {allowed}")

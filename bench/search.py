@@ -1,0 +1,201 @@
+"""The search for the largest stable rate: a pure function from all trials so far to the next one.
+
+Rates are percent of B3. Bracket by 1.4, bisect geometrically until the bounds are as close as the
+mode asks, then confirm each bound: three of at most five trials. A bound that is not confirmed
+becomes the other bound, and the search goes on from there.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.verdict import OVER_SHARE_MAX, Verdict
+
+BRACKET_FACTOR = 1.4
+VOTES_MAX, VOTES_NEEDED = 5, 3
+INVALID_REPEATS_MAX = 3
+RATE_MIN, RATE_MAX = 1.0, 10_000.0
+TRIALS_MAX = 60
+
+
+@dataclass(frozen=True)
+class Vote:
+    """What one trial said about one rate; ``over`` of ``total`` requests were over the limit."""
+
+    rate: float
+    verdict: Verdict
+    total: int = 0
+    over: int = 0
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The search wants a trial at this rate; ``left`` more or so after it."""
+
+    rate: float
+    purpose: str
+    left: int
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a search has found: the largest stable rate, and the smallest one that is not.
+
+    ``low`` is None when nothing was stable, ``high`` None when nothing tried was unstable.
+    ``at_least`` says that the generator or the machine, not the service, set the upper bound.
+    """
+
+    low: float | None
+    high: float | None
+    at_least: bool
+    confirmed: bool
+
+
+def next_step(
+    votes: Sequence[Vote], start: float, width: float, confirm: bool = True
+) -> Probe | Capacity:
+    """Where to measure next, or the result. ``width`` is that of the final bounds, 0.05 for 5 %."""
+    if not votes:
+        return Probe(rounded(start), "bracket", _left(None, None, width, 0, 0))
+    by_rate, standing = _by_rate(votes), _standings(votes)
+    low, high = bounds(votes)
+    at_least = high is None or standing[high].verdict is Verdict.INVALID
+    if len(votes) >= TRIALS_MAX:
+        return Capacity(low, high, at_least, confirmed=False)
+    wanted = _wanted(by_rate, standing, (low, high), width, confirm)
+    if wanted is None:
+        return Capacity(low, high, at_least, confirmed=confirm)
+    rate, purpose = wanted
+    low_votes = _valid_count(by_rate, low)
+    high_votes = VOTES_NEEDED if at_least and high else _valid_count(by_rate, high)
+    return Probe(rate, purpose, _left(low, high, width, low_votes, high_votes))
+
+
+def bounds(votes: Sequence[Vote]) -> tuple[float | None, float | None]:
+    """What any trials say together: the smallest unstable rate, and the largest stable below it."""
+    standing = _standings(votes)
+    high = min((rate for rate, seen in standing.items() if seen.is_upper), default=None)
+    stable = (rate for rate, seen in standing.items() if seen.verdict is Verdict.PASS)
+    low = max((rate for rate in stable if high is None or rate < high), default=None)
+    return low, high
+
+
+def split(votes: Sequence[Vote]) -> tuple[float | None, float | None]:
+    """Between which rates any trials, in whatever order they were made, put the limit.
+
+    The split that the fewest trials contradict, a pass above it or a failure below it; of several
+    the lowest. None where it lies below or above all rates.
+    """
+    rates = sorted({vote.rate for vote in votes})
+    edges: list[float | None] = [None, *rates]
+
+    def contradictions(low: float | None) -> int:
+        return sum(
+            vote.verdict is (Verdict.PASS if low is None or vote.rate > low else Verdict.FAIL)
+            for vote in votes
+        )
+
+    low = min(edges, key=contradictions)
+    above = [rate for rate in rates if low is None or rate > low]
+    return low, above[0] if above else None
+
+
+def rounded(rate: float) -> float:
+    """Four digits: rates are names in files and tables."""
+    return float(f"{rate:.4g}")
+
+
+def _wanted(
+    by_rate: dict[float, list[Vote]],
+    standing: dict[float, "_Standing"],
+    bounds: tuple[float | None, float | None],
+    width: float,
+    confirm: bool,
+) -> tuple[float, str] | None:
+    low, high = bounds
+    for rate, seen in standing.items():
+        if not seen.settled:
+            return rate, "repeat" if seen.verdict is Verdict.UNDECIDED else "confirm"
+    if low is None:
+        rate = rounded(min(by_rate) / BRACKET_FACTOR)
+        return (rate, "bracket") if rate >= RATE_MIN else None
+    if high is None:
+        rate = rounded(max(by_rate) * BRACKET_FACTOR)
+        return (rate, "bracket") if rate <= RATE_MAX else None
+    if high / low > 1.0 + width:
+        middle = rounded(math.sqrt(low * high))
+        if low < middle < high:
+            return middle, "bisect"
+    if confirm:
+        for bound in (low, high):
+            if _valid_count(by_rate, bound) == 1:
+                return bound, "confirm"
+    return None
+
+
+def _by_rate(votes: Sequence[Vote]) -> dict[float, list[Vote]]:
+    found: dict[float, list[Vote]] = {}
+    for vote in votes:
+        found.setdefault(vote.rate, []).append(vote)
+    return found
+
+
+def _standings(votes: Sequence[Vote]) -> dict[float, "_Standing"]:
+    return {rate: _standing(trials) for rate, trials in _by_rate(votes).items()}
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """What is known of a rate; unless it is ``settled`` it needs another trial."""
+
+    verdict: Verdict
+    settled: bool
+
+    @property
+    def is_upper(self) -> bool:
+        return self.verdict in (Verdict.FAIL, Verdict.INVALID)
+
+
+def _standing(trials: Sequence[Vote]) -> _Standing:
+    """One trial is believed until a second is asked for, then it is three of five.
+
+    INVALID means that no valid trial was possible.
+    """
+    valid = [trial for trial in trials if trial.verdict is not Verdict.INVALID]
+    exhausted = len(trials) - len(valid) > INVALID_REPEATS_MAX
+    if not valid:
+        return _Standing(Verdict.INVALID if exhausted else Verdict.UNDECIDED, exhausted)
+    passed = sum(trial.verdict is Verdict.PASS for trial in valid)
+    failed = sum(trial.verdict is Verdict.FAIL for trial in valid)
+    if passed != failed:
+        verdict = Verdict.PASS if passed > failed else Verdict.FAIL
+        enough = len(valid) in (1, VOTES_MAX) or max(passed, failed) >= VOTES_NEEDED
+        return _Standing(verdict, enough or exhausted)
+    if len(valid) < VOTES_MAX and not exhausted:
+        return _Standing(Verdict.UNDECIDED, settled=False)
+    over, total = sum(trial.over for trial in valid), sum(trial.total for trial in valid)
+    verdict = Verdict.PASS if over <= OVER_SHARE_MAX * total else Verdict.FAIL
+    return _Standing(verdict, settled=True)
+
+
+def _valid_count(by_rate: dict[float, list[Vote]], rate: float | None) -> int:
+    """Valid trials at a bound; a rate without any needs no confirmation."""
+    trials = by_rate.get(rate, []) if rate is not None else []
+    return sum(trial.verdict is not Verdict.INVALID for trial in trials)
+
+
+def _left(
+    low: float | None, high: float | None, width: float, low_votes: int, high_votes: int
+) -> int:
+    """How many trials are likely to follow the next one, if no vote is contradicted."""
+    if low is None or high is None:
+        # One step closes the bracket if the start was good.
+        ratio, steps = BRACKET_FACTOR, 1 if low or high else 2
+        low_votes = high_votes = 1
+    else:
+        ratio, steps = high / low, 0
+    halvings = max(0, math.ceil(math.log2(max(math.log(ratio) / math.log1p(width), 1.0))))
+    if halvings or steps:
+        low_votes = high_votes = 1
+    confirmations = max(0, VOTES_NEEDED - low_votes) + max(0, VOTES_NEEDED - high_votes)
+    return max(0, steps + halvings + confirmations - 1)

@@ -1,0 +1,197 @@
+"""The rules that decide a trial, on data whose answer is known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from msgspec import structs
+
+from bench import verdict
+from bench.figures import GeneratorHealth, Samples
+from bench.traffic import Floats, Kind
+from bench.verdict import Stability, Verdict, at_most_one_percent, growth_bound, stability
+
+RATE, DURATION_S, WARMUP_S = 1000.0, 10.0, 2.0
+
+
+def samples(latency_s: Floats, intended_s: Floats, outcome: int = 200) -> Samples:
+    """Book reads with the given latencies; NaN is never done."""
+    n = len(intended_s)
+    return Samples(
+        intended_s=intended_s,
+        sent_s=intended_s,
+        done_s=intended_s + latency_s,
+        kind=np.full(n, Kind.BOOK),
+        outcome=np.full(n, outcome),
+        waited=np.zeros(n, dtype=np.int64),
+    )
+
+
+def arrivals(seed: int = 1) -> Floats:
+    rng = np.random.default_rng(seed)
+    n = int(RATE * (DURATION_S + WARMUP_S))
+    return np.sort(rng.random(n)) * (DURATION_S + WARMUP_S) - WARMUP_S
+
+
+def queue(intended_s: Floats, service_s: float) -> Samples:
+    """What a server that takes ``service_s`` for each request, in order, makes of them."""
+    work = np.cumsum(np.full(len(intended_s), service_s))
+    done_s = work + np.maximum.accumulate(intended_s - work + service_s)
+    return samples(done_s - intended_s, intended_s)
+
+
+def decided(given: Samples, limit_ms: float = 50.0) -> Verdict:
+    reasons = stability(given, RATE, DURATION_S).reasons()
+    over = verdict.over_limit(given, limit_ms)
+    return verdict.judged(reasons, len(given.measured.kind), over)
+
+
+HEALTHY = GeneratorHealth(
+    scheduled=10_000,
+    sent=10_000,
+    not_sent=0,
+    target_failed=0,
+    requests_per_s=1000.0,
+    send_lag_ms_p50=0.1,
+    send_lag_ms_p99=0.5,
+    send_lag_ms_max=3.0,
+    waited_for_target=0,
+    waited_for_connection=0,
+    connections=256,
+    cpu_s=4.0,
+    cpu_share=0.4,
+    queued_share=0.0,
+    steal=0.0,
+    nice=-10,
+)
+
+
+@pytest.mark.parametrize(
+    ("total", "over", "expected"),
+    [
+        (10_000, 60, Verdict.PASS),
+        (10_000, 83, Verdict.PASS),
+        (10_000, 84, Verdict.UNDECIDED),
+        (10_000, 100, Verdict.UNDECIDED),
+        (10_000, 117, Verdict.UNDECIDED),
+        (10_000, 118, Verdict.FAIL),
+        (10_000, 10_000, Verdict.FAIL),
+        (400_000, 5_000, Verdict.FAIL),
+        (299, 0, Verdict.PASS),
+        (298, 0, Verdict.UNDECIDED),
+        (1, 1, Verdict.FAIL),
+        (0, 0, Verdict.UNDECIDED),
+    ],
+)
+def test_the_binomial_rule_knows_when_there_are_too_few_requests_to_tell(
+    total: int, over: int, expected: Verdict
+) -> None:
+    assert at_most_one_percent(total, over) is expected
+
+
+def test_the_binomial_rule_errs_as_rarely_as_it_says() -> None:
+    over = np.random.default_rng(2).binomial(20_000, 0.01, 2_000)
+    verdicts = [at_most_one_percent(20_000, int(count)) for count in over]
+    assert 0.03 < np.mean([each is Verdict.PASS for each in verdicts]) < 0.06
+    assert 0.03 < np.mean([each is Verdict.FAIL for each in verdicts]) < 0.06
+
+
+def test_a_stable_service_passes() -> None:
+    assert decided(queue(arrivals(), 0.0008)) is Verdict.PASS
+
+
+def test_a_service_that_drifts_away_fails_long_before_it_is_late() -> None:
+    # Two percent too slow: after twelve seconds 240 requests wait, a quarter of a second.
+    given = queue(arrivals(), 1.02e-3)
+    found = stability(given, RATE, DURATION_S)
+    assert 0.01 * RATE < found.growth_per_s < 0.03 * RATE
+    assert any("backlog grows" in reason for reason in found.reasons())
+    assert decided(given) is Verdict.FAIL
+
+
+def test_a_creeping_latency_fails_although_it_is_within_the_limit() -> None:
+    intended_s = arrivals()
+    creeping = samples(0.012 + 0.003 * np.maximum(intended_s, 0.0), intended_s)
+    assert verdict.over_limit(creeping, 50.0) == 0
+    assert decided(creeping) is Verdict.FAIL
+
+
+def test_bursts_that_clear_up_are_no_growth() -> None:
+    # Half a second of double rate now and then: a queue of up to 300, gone before the next.
+    rng = np.random.default_rng(3)
+    bursts = [np.sort(begin + 0.5 * rng.random(500)) for begin in (1.0, 4.0, 7.0)]
+    calm = arrivals()
+    intended_s = np.sort(np.concatenate([calm[:: len(calm) // 8000 + 1], *bursts]))
+    found = stability(queue(intended_s, 0.0008), RATE, DURATION_S)
+    assert found.growth_per_s < 0.01 * RATE
+    assert found.backlog < 100
+
+
+def test_a_service_with_two_speeds_fails_by_its_slow_one() -> None:
+    intended_s = arrivals()
+    slow = np.random.default_rng(4).random(len(intended_s)) < 0.02
+    assert decided(samples(np.where(slow, 0.2, 0.001), intended_s)) is Verdict.FAIL
+    rarely = np.random.default_rng(4).random(len(intended_s)) < 0.005
+    assert decided(samples(np.where(rarely, 0.2, 0.001), intended_s)) is Verdict.PASS
+
+
+def test_a_failed_request_counts_as_over_the_limit() -> None:
+    intended_s = arrivals()
+    refused = samples(np.full(len(intended_s), 0.001), intended_s, outcome=503)
+    assert verdict.over_limit(refused, 50.0) == len(refused.measured.kind)
+    assert decided(refused) is Verdict.FAIL
+    never = samples(np.full(len(intended_s), np.nan), intended_s)
+    assert verdict.over_limit(never, 50.0) == len(never.measured.kind)
+
+
+def test_the_slope_of_noise_is_rarely_taken_for_growth() -> None:
+    # An autoregressive series around a constant: independent-error formulas would be fooled.
+    rng = np.random.default_rng(5)
+    positive = 0
+    for _ in range(500):
+        noise, series = rng.normal(size=20), np.zeros(20)
+        for step in range(1, 20):
+            series[step] = 0.6 * series[step - 1] + noise[step]
+        positive += growth_bound(series, DURATION_S) > 0
+    assert positive < 0.12 * 500
+    assert growth_bound(np.arange(20.0), 10.0) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (20.0, 29.0, False),
+        (20.0, 31.0, True),
+        (1.0, 9.0, False),
+        (9.0, 30.0, True),
+        (20.0, None, True),
+        (None, None, False),
+    ],
+)
+def test_the_second_half_may_not_be_much_worse(
+    first: float | None, second: float | None, expected: bool
+) -> None:
+    assert verdict.drifts(first, second) is expected
+
+
+def test_what_waits_for_the_database_too_long_fails() -> None:
+    calm = Stability(RATE, 0.0, 10, 5.0, 5.0, 40.0, 0.1)
+    assert calm.reasons() == []
+    assert "waited" in replace(calm, flush_age_ms_max=1001.0).reasons()[0]
+    assert "flushed only" in replace(calm, flushed_after_s=2.1).reasons()[0]
+    assert "in flight" in replace(calm, backlog=101).reasons()[0]
+
+
+def test_a_starved_generator_makes_a_trial_invalid_and_not_a_failure() -> None:
+    def reasons(trusted_per_s: float = 5000.0, **changed: float) -> list[str]:
+        health = structs.replace(HEALTHY, **changed)
+        return verdict.invalid_reasons(health, RATE, trusted_per_s)
+
+    assert reasons() == []
+    assert "never sent" in reasons(not_sent=1)[0]
+    assert "of a core" in reasons(cpu_share=0.9)[0]
+    assert "send lag" in reasons(send_lag_ms_p99=2.5)[0]
+    assert "host" in reasons(steal=0.06)[0]
+    # A neighbour on its core explains it, as far as the null server has shown the rate is possible.
+    assert reasons(send_lag_ms_p99=2.5, queued_share=0.05) == []
+    assert "null server" in reasons(500.0, send_lag_ms_p99=2.5, queued_share=0.05)[0]
