@@ -15,9 +15,12 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from aiohttp import HttpVersion11, web
+from aiohttp.http import RawRequestMessage
+from aiohttp.streams import StreamReader
 
 from common import wire
 from common.brokers import hash_key, same_key
+from common.connection import Server
 from common.errors import (
     ExchangeError,
     Forbidden,
@@ -34,7 +37,7 @@ from common.ids import parse_id
 from common.metrics import render_metrics
 from common.model import AVERAGE_TRADES_MAX, BOOK_DEPTH_MAX
 from common.openapi import describe, render_docs
-from common.reply import Reply
+from common.reply import Reply, Response
 from common.routes import ROUTES, Access
 from common.settings import Settings
 
@@ -58,48 +61,61 @@ log = logging.getLogger(__name__)
 
 
 class Call:
-    """One request, as its handler needs it. ``name`` is the variable part of the path."""
+    """One request, as its handler needs it. ``name`` is the variable part of the path.
 
-    __slots__ = ("_query", "exchange", "name", "request")
+    ``request`` is None for one that came whole, with nothing left to be read.
+    """
 
-    def __init__(self, request: web.BaseRequest, exchange: Exchange, name: str, query: str) -> None:
-        self.request = request
+    __slots__ = ("_content", "_message", "_request", "exchange", "name")
+
+    def __init__(
+        self,
+        message: RawRequestMessage,
+        content: StreamReader,
+        request: web.BaseRequest | None,
+        exchange: Exchange,
+        name: str,
+    ) -> None:
+        self._message = message
+        self._content = content
+        self._request = request
         self.exchange = exchange
         self.name = name
-        self._query = query
 
     def key_hash(self) -> bytes:
         """The hash of the key that the request shows. Raises Unauthorized when it shows none."""
-        scheme, _, api_key = self.request.headers.get("Authorization", "").partition(" ")
+        scheme, _, api_key = self._message.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not api_key:
             raise Unauthorized("expected the header Authorization: Bearer <API key>")
         return hash_key(api_key.strip())
 
     def query(self) -> dict[str, str]:
-        return dict(parse_qsl(self._query, keep_blank_values=True)) if self._query else {}
+        query = self._message.url.raw_query_string
+        return dict(parse_qsl(query, keep_blank_values=True)) if query else {}
 
     async def body(self) -> bytes:
         """The whole body. Raises TooLarge."""
-        content = self.request.content
-        if content.is_eof():  # it came in one piece with the head, as small bodies do
-            body = content.read_nowait()
+        request = self._request
+        if request is None or self._content.is_eof():
+            body = self._content.read_nowait()
         else:
-            body = await self._rest_of_body()
+            body = await rest_of_body(request)
         if len(body) > BODY_MAX_BYTES:
             raise TooLarge(f"the body is larger than {BODY_MAX_BYTES} bytes")
         return body
 
-    async def _rest_of_body(self) -> bytes:
-        request = self.request
-        asked = request.headers.get("Expect", "").lower() == "100-continue"
-        if asked and request.version == HttpVersion11 and request.transport is not None:
-            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        try:
-            return await request.read()
-        except web.HTTPRequestEntityTooLarge:
-            raise TooLarge(f"the body is larger than {BODY_MAX_BYTES} bytes") from None
-        except web.RequestPayloadError:
-            raise MalformedBody("the body does not arrive as its headers say") from None
+
+async def rest_of_body(request: web.BaseRequest) -> bytes:
+    """A body that arrives in pieces. Raises TooLarge, MalformedBody."""
+    asked = request.headers.get("Expect", "").lower() == "100-continue"
+    if asked and request.version == HttpVersion11 and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    try:
+        return await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise TooLarge(f"the body is larger than {BODY_MAX_BYTES} bytes") from None
+    except web.RequestPayloadError:
+        raise MalformedBody("the body does not arrive as its headers say") from None
 
 
 Handler = Callable[[Call], Awaitable[Reply]]
@@ -130,7 +146,7 @@ class Api:
                 methods = self._fixed.setdefault(route.path, {})
             methods[route.method] = handlers[route.name]
 
-    def server(self) -> web.Server:
+    def server(self) -> Server:
         """The HTTP server to run this on."""
         loop = asyncio.get_running_loop()
 
@@ -138,14 +154,13 @@ class Api:
             parts = (message, payload, protocol, writer, task, loop)
             return web.BaseRequest(*parts, client_max_size=BODY_MAX_BYTES)
 
-        return web.Server(
-            self,
-            request_factory=bounded,
-            access_log=None,
-            keepalive_timeout=KEEP_ALIVE_S,
+        options: dict[str, Any] = {
+            "access_log": None,
+            "keepalive_timeout": KEEP_ALIVE_S,
             # Bodies of 16 KiB need no compression, and what is not unpacked is no bomb.
-            auto_decompress=False,
-        )
+            "auto_decompress": False,
+        }
+        return Server(self, answer=self.answer, options=options, request_factory=bounded)
 
     async def drained(self, patience_s: float) -> None:
         """Wait until the requests that have arrived are answered, also those still arriving.
@@ -159,9 +174,19 @@ class Api:
                     await self._idle.wait()
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The reply to a request that came aiohttp's way."""
+        return Response(await self.answer(request._message, request.content, request))
+
+    async def answer(
+        self,
+        message: RawRequestMessage,
+        content: StreamReader,
+        request: web.BaseRequest | None = None,
+    ) -> Reply:
+        """The reply to any request; ``content`` is its body, ``request`` who brings the rest."""
         self._in_flight += 1
         try:
-            reply = await self._reply_to(request)
+            reply = await self._reply_to(message, content, request)
         finally:
             self._in_flight -= 1
             if self._stopping and not self._in_flight:
@@ -170,21 +195,23 @@ class Api:
         self._answered[reply.status] += 1
         return reply
 
-    async def _reply_to(self, request: web.BaseRequest) -> Reply:
+    async def _reply_to(
+        self, message: RawRequestMessage, content: StreamReader, request: web.BaseRequest | None
+    ) -> Reply:
         try:
-            path, _, query = request.raw_path.partition("?")
+            path = message.path.partition("?")[0]
             if path[:1] != "/":  # a request by way of a proxy names the whole URL
-                path, query = request.rel_url.raw_path, request.rel_url.raw_query_string
+                path = message.url.raw_path
             if "%" in path:
                 path = unquote(path)
-            handler, name = self._find(request.method, path)
-            return await handler(Call(request, self._exchange, name, query))
+            handler, name = self._find(message.method, path)
+            return await handler(Call(message, content, request, self._exchange, name))
         except ExchangeError as error:
             return error_reply(error)
         except ConnectionError:
             raise  # the client went away: there is nobody to answer
         except Exception:
-            log.exception("%s %s failed", request.method, request.raw_path)
+            log.exception("%s %s failed", message.method, message.path)
             return json_error(
                 HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "our error; it is logged"
             )

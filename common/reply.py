@@ -13,6 +13,8 @@ from http import HTTPStatus
 from aiohttp import HttpVersion11, web
 
 JSON = "application/json"
+CLOSE = b"Connection: close\r\n"
+KEEP_ALIVE = b"Connection: keep-alive\r\n"
 
 
 class _Heads:
@@ -43,12 +45,14 @@ class _Heads:
 _heads = _Heads()
 
 
-class Reply(web.StreamResponse):
+class Reply:
     """Status, body and the few headers beyond length, type and date.
 
-    aiohttp's protocol calls ``prepare`` and ``write_eof`` and looks at ``keep_alive``; the state
-    of its base class, made for replies in parts, is not needed and not made.
+    ``closes`` is set on the replies of a service that is stopping, so that its clients let go of
+    it.
     """
+
+    __slots__ = ("body", "closes", "content_type", "headers", "status")
 
     def __init__(
         self,
@@ -57,46 +61,64 @@ class Reply(web.StreamResponse):
         content_type: str = JSON,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        self._whole_body = body
-        self._status = status
-        self._whole_type = content_type if body else ""
-        self._extra = headers
+        self.body = body
+        self.status = status
+        self.content_type = content_type if body else ""
+        self.headers = headers
+        self.closes = False
+
+    def encode(self, connection: bytes | None = None, *, with_body: bool = True) -> bytes:
+        """All of it; ``connection`` is the header of that name, for who needs to be told."""
+        # Content-Length says where the reply ends; a 204 has no body by definition.
+        length = b"" if self.status == 204 else b"Content-Length: %d\r\n" % len(self.body)
+        if connection is None:
+            connection = CLOSE if self.closes else b""
+        return b"".join(
+            (
+                _heads.head(self.status, self.content_type),
+                length,
+                _lines(self.headers) if self.headers else b"",
+                connection,
+                b"\r\n",
+                self.body if with_body else b"",
+            )
+        )
+
+
+def _lines(headers: Mapping[str, str]) -> bytes:
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
+
+
+class Response(web.StreamResponse):
+    """A reply as aiohttp sends it.
+
+    aiohttp's protocol calls ``prepare`` and ``write_eof`` and looks at ``keep_alive``; the state
+    of its base class, made for replies in parts, is not needed and not made.
+    """
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
 
     @property
     def status(self) -> int:
-        return self._status
-
-    # Set on the replies of a service that is stopping, so that its clients let go of it.
-    closes = False
+        return self._reply.status
 
     @property
     def keep_alive(self) -> bool | None:
-        return self._request.keep_alive and not self.closes
+        return self._request.keep_alive and not self._reply.closes
 
     async def prepare(self, request: web.BaseRequest) -> None:
         self._request = request
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Send everything. Waits while the client reads more slowly than we write."""
-        request = self._request
+        request, keep_alive = self._request, self.keep_alive
         transport = request.transport
         if transport is None:
             raise ConnectionResetError("the client has gone")
-        transport.write(self._bytes(request))
+        connection = KEEP_ALIVE if keep_alive else CLOSE
+        if keep_alive and request.version == HttpVersion11:
+            connection = b""  # its default
+        transport.write(self._reply.encode(connection, with_body=request.method != "HEAD"))
         if transport.get_write_buffer_size():
             await request.writer.drain()
-
-    def _bytes(self, request: web.BaseRequest) -> bytes:
-        head = _heads.head(self._status, self._whole_type)
-        # Content-Length says where the reply ends; a 204 has no body by definition.
-        length = b"" if self._status == 204 else b"Content-Length: %d\r\n" % len(self._whole_body)
-        body = b"" if request.method == "HEAD" else self._whole_body
-        return b"".join((head, length, self._rare_headers(request), b"\r\n", body))
-
-    def _rare_headers(self, request: web.BaseRequest) -> bytes:
-        keep_alive = self.keep_alive
-        if keep_alive and self._extra is None and request.version == HttpVersion11:
-            return b""
-        headers = dict(self._extra or {})
-        headers["Connection"] = "keep-alive" if keep_alive else "close"
-        return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()

@@ -21,6 +21,7 @@ from yarl import URL
 from common.errors import InvalidField
 from common.ids import format_id
 from common.model import Order, Side, Trade, to_datetime
+from common.waiting import within
 
 TIMEOUT_S = 5.0
 TRIES = 4
@@ -234,8 +235,10 @@ async def _is_private(url: URL) -> bool:
     """
     loop = asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(RESOLVE_TIMEOUT_S):
-            found = await loop.getaddrinfo(url.host or "", url.port, type=socket.SOCK_STREAM)
+        found = await within(
+            RESOLVE_TIMEOUT_S,
+            loop.getaddrinfo(url.host or "", url.port, type=socket.SOCK_STREAM),
+        )
     except (OSError, TimeoutError, UnicodeError):
         return _is_private_literal(url)
     return not all(is_public(str(address[4][0])) for address in found)

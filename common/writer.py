@@ -25,6 +25,7 @@ from common.database import WRITER_LOCK, conninfo
 from common.errors import Overloaded, StartError, Unavailable
 from common.model import Order, Trade
 from common.postgres import one_line
+from common.waiting import within
 from common.webhooks import Notice
 
 RETRY_MIN_S = 0.05
@@ -44,7 +45,7 @@ class Batch:
     def __init__(self) -> None:
         self.changes = Changes()
         self.since_s: float | None = None
-        self.stored = asyncio.Event()
+        self.stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def age_s(self) -> float:
         """How long the oldest change in it has waited."""
@@ -142,8 +143,7 @@ class Writer:
         for batch in (self._batch, in_flight):
             if batch is not None and order_id in batch.changes:
                 try:
-                    async with asyncio.timeout(self._patience_s):
-                        await batch.stored.wait()
+                    await within(self._patience_s, batch.stored)
                 except TimeoutError:
                     raise Unavailable("the database does not take changes; retry later") from None
                 return
@@ -199,7 +199,7 @@ class Writer:
         await self._write_until_done(flush)
         self._in_flight = None
         self._write_ages_ms.append(flush.batch.age_s() * 1000)
-        flush.batch.stored.set()
+        flush.batch.stored.set_result(None)
         self._on_saved(flush)
 
     def _take(self) -> Flush:

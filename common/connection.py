@@ -1,0 +1,147 @@
+"""A short way through aiohttp for requests that are here whole.
+
+aiohttp gives each request a task, a writer and a request object, and goes three times through the
+event loop for it: to wake the connection's own task, to start the request's, and to wake the first
+again. A request that came in one piece and asks for nothing special is answered here, in the call
+that brought its bytes. Parsing, limits, keep-alive and every other request stay with aiohttp.
+
+This reaches below aiohttp's public names, so its version is pinned; what it must not change is
+held by the contract tests, which send requests both ways.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from functools import partial
+from types import coroutine
+from typing import Any
+
+from aiohttp import HttpVersion11, web
+from aiohttp.http import RawRequestMessage
+from aiohttp.streams import StreamReader
+
+from common.reply import Reply
+
+Answering = Coroutine[Any, Any, Reply]
+Answer = Callable[[RawRequestMessage, StreamReader], Answering]
+
+
+class Server(web.Server):
+    """aiohttp's low-level server; ``answer`` is asked for what can go the short way."""
+
+    def __init__(self, handler: Any, *, answer: Answer, options: dict[str, Any], **more: Any):
+        super().__init__(handler, **more, **options)
+        self._answer = answer
+        self._options = options
+
+    def __call__(self) -> web.RequestHandler:
+        return Connection(self, self._answer, self._loop, self._options)
+
+
+class Connection(web.RequestHandler):
+    """One connection. While ``_short`` is set, a request of it waits for something."""
+
+    __slots__ = ("_answer", "_short")
+
+    def __init__(
+        self,
+        manager: Server,
+        answer: Answer,
+        loop: asyncio.AbstractEventLoop,
+        options: dict[str, Any],
+    ) -> None:
+        super().__init__(manager, loop=loop, **options)
+        self._answer = answer
+        self._short: asyncio.Task[None] | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, and answer what is whole; replies leave in the order of the requests."""
+        waiter = self._waiter
+        if waiter is None:  # aiohttp is at work on a request, or has not begun
+            super().data_received(data)
+            return
+        self._waiter = None  # so that aiohttp parses and does not wake its own way
+        super().data_received(data)
+        self._waiter = waiter
+        if self._short is None:
+            self._serve()
+
+    def _serve(self) -> None:
+        """Answer what has come, up to a request that has to wait or is aiohttp's."""
+        messages, parser = self._messages, self._parser
+        while messages and self._short is None and self.transport is not None:
+            message, content = messages[0]
+            if (
+                parser is None
+                or self._buffer_paused
+                or not isinstance(message, RawRequestMessage)
+                or not is_plain(message, content)
+            ):
+                if self._waiter is not None and not self._waiter.done():
+                    self._waiter.set_result(None)
+                return
+            messages.popleft()
+            parser.message_consumed()
+            self._begin(self._answer(message, content))
+
+    def _begin(self, answering: Answering) -> None:
+        """Run to the first wait, which most requests never reach."""
+        try:
+            waits_for = answering.send(None)
+        except StopIteration as end:
+            self._send(end.value)
+        else:
+            self._short = self._loop.create_task(self._finish(resumed(answering, waits_for)))
+
+    async def _finish(self, answering: Awaitable[Reply]) -> None:
+        try:
+            self._send(await answering)
+        finally:
+            self._short = None
+        self._serve()
+
+    def _send(self, reply: Reply) -> None:
+        if self.transport is None:
+            return  # the client has gone
+        self.transport.write(reply.encode())
+        if reply.closes:
+            self.force_close()
+        elif self.writing_paused:
+            self._short = self._loop.create_task(self._caught_up())
+        else:
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+
+    async def _caught_up(self) -> None:
+        """Wait until the client has read enough of its replies for another one."""
+        try:
+            await self._drain_helper()
+        finally:
+            self._short = None
+        self._serve()
+
+
+def is_plain(message: RawRequestMessage, content: StreamReader) -> bool:
+    """Whether a request needs nothing but an answer."""
+    return (
+        content.is_eof()
+        and message.version == HttpVersion11
+        and message.method in ("GET", "POST")
+        and not message.should_close
+        and not message.upgrade
+    )
+
+
+@coroutine
+def resumed(answering: Answering, waits_for: Any) -> Generator[Any, Any, Reply]:
+    """Go on with a coroutine that has been run to its first wait, in the task that awaits this."""
+    while True:
+        try:
+            sent = yield waits_for
+        except BaseException as error:
+            step = partial(answering.throw, error)
+        else:
+            step = partial(answering.send, sent)
+        try:
+            waits_for = step()
+        except StopIteration as end:
+            reply: Reply = end.value
+            return reply
