@@ -23,6 +23,16 @@ from common.postgres import connection_error_line
 from common.tables import SCHEMA_VERSION, exchange_state, metadata
 
 CONNECT_TIMEOUT_S = 5
+# Every statement lives in indexes, and keeps its plan whatever the statistics say and however much
+# history there is. Left to itself, PostgreSQL reads and hashes small tables as a whole, sorts what
+# an index has in order, and plans a statement anew where that looks cheaper than it is.
+PLANNING = (
+    "plan_cache_mode=force_generic_plan",
+    "enable_seqscan=off",
+    "enable_bitmapscan=off",
+    "enable_hashjoin=off",
+    "enable_mergejoin=off",
+)
 TRIES = 10
 # The lock that keeps apart who must not change the same books; ``common/writer.py`` takes it alone.
 WRITER_LOCK = "hashtext('exchange writer')"
@@ -85,12 +95,12 @@ def _engine(connection: psycopg.Connection[Row]) -> Engine:
 
 
 def conninfo(url: str) -> str:
-    """``url`` with what every connection of ours needs: UTC, a name, a limit to the waiting."""
+    """``url`` with what every connection of ours needs: UTC, a name, plans, a limit to waiting."""
     return make_conninfo(
         url,
         connect_timeout=CONNECT_TIMEOUT_S,
         application_name="exchange",
-        options="-c timezone=UTC",
+        options=" ".join(f"-c {setting}" for setting in ("timezone=UTC", *PLANNING)),
     )
 
 
