@@ -38,9 +38,9 @@ class Server(web.Server):
 
 
 class Connection(web.RequestHandler):
-    """One connection. While ``_short`` is set, a request of it waits for something."""
+    """One connection. While it is ``_busy``, a request of it is being answered the short way."""
 
-    __slots__ = ("_answer", "_short")
+    __slots__ = ("_answer", "_busy", "_task")
 
     def __init__(
         self,
@@ -51,7 +51,8 @@ class Connection(web.RequestHandler):
     ) -> None:
         super().__init__(manager, loop=loop, **options)
         self._answer = answer
-        self._short: asyncio.Task[None] | None = None
+        self._busy = False
+        self._task: asyncio.Task[None] | None = None
 
     def data_received(self, data: bytes) -> None:
         """Parse, and answer what is whole; replies leave in the order of the requests."""
@@ -62,13 +63,18 @@ class Connection(web.RequestHandler):
         self._waiter = None  # so that aiohttp parses and does not wake its own way
         super().data_received(data)
         self._waiter = waiter
-        if self._short is None:
+        if not self._busy:
             self._serve()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """aiohttp asks for this after each body, and would parse the rest of what has come."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
 
     def _serve(self) -> None:
         """Answer what has come, up to a request that has to wait or is aiohttp's."""
         messages, parser = self._messages, self._parser
-        while messages and self._short is None and self.transport is not None:
+        while messages and not self._busy and self.transport is not None:
             message, content = messages[0]
             if (
                 parser is None
@@ -85,37 +91,35 @@ class Connection(web.RequestHandler):
 
     def _begin(self, answering: Answering) -> None:
         """Run to the first wait, which most requests never reach."""
+        self._busy = True
         try:
             waits_for = answering.send(None)
         except StopIteration as end:
-            self._send(end.value)
+            self._end(end.value)
         else:
-            self._short = self._loop.create_task(self._finish(resumed(answering, waits_for)))
+            self._task = self._loop.create_task(self._finish(resumed(answering, waits_for)))
 
     async def _finish(self, answering: Awaitable[Reply]) -> None:
-        try:
-            self._send(await answering)
-        finally:
-            self._short = None
+        self._end(await answering)
         self._serve()
 
-    def _send(self, reply: Reply) -> None:
+    def _end(self, reply: Reply) -> None:
+        """Send the reply; the next request waits for who is slow to read."""
+        self._busy = False
         if self.transport is None:
             return  # the client has gone
         self.transport.write(reply.encode())
         if reply.closes:
             self.force_close()
         elif self.writing_paused:
-            self._short = self._loop.create_task(self._caught_up())
+            self._busy = True
+            self._task = self._loop.create_task(self._caught_up())
         else:
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
 
     async def _caught_up(self) -> None:
-        """Wait until the client has read enough of its replies for another one."""
-        try:
-            await self._drain_helper()
-        finally:
-            self._short = None
+        await self._drain_helper()
+        self._busy = False
         self._serve()
 
 
