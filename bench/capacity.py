@@ -30,7 +30,7 @@ from bench.service import NULL, Case
 from bench.trials import Record, Setting
 from bench.verdict import LIMIT_MS, TIGHT_LIMIT_MS, Verdict
 
-LAYOUT = "capacity-1"
+LAYOUT = "capacity-2"
 # The mixed traffic costs about as much as the orders that fill the books at full speed, but one
 # client that sends the next order after a reply finds the service busier than it is: half is safe.
 START_SHARE_OF_SEEDING = 0.5
