@@ -279,9 +279,11 @@ def _median_line(
 
 
 def _log_loads(axes: Axes, loads: Sequence[float]) -> None:
+    if not loads:
+        return  # an axis without data cannot be logarithmic
     axes.set_xscale("log")
-    shown = [load for load in (10, 25, 50, 100, 200, 300, 500, 700, 1000) if loads]
-    shown = [load for load in shown if 0.7 * min(loads) <= load <= 1.4 * max(loads)]
+    ticks = (10, 25, 50, 100, 200, 300, 500, 700, 1000)
+    shown = [load for load in ticks if 0.7 * min(loads) <= load <= 1.4 * max(loads)]
     axes.set_xticks(shown, [str(load) for load in shown])
     axes.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
 
