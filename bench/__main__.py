@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bench import traffic_command, trials
 from bench.exchange_client import HarnessError
+from bench.records import DEFAULT_DIRECTORY
 from bench.tables import newest_runs, write_all
 
 # Commands that measure have a module and a parser of their own.
@@ -55,10 +56,17 @@ def draw_all(directories: list[Path]) -> list[Path]:
     from bench import capacity_charts, charts  # noqa: PLC0415
 
     files = []
-    for run in directories or newest_runs():
+    for run in directories or _newest_runs():
         draw = capacity_charts.draw if (run / trials.FILE).exists() else charts.draw
         files += draw(run)
     return files
+
+
+def _newest_runs() -> list[Path]:
+    runs = newest_runs()
+    if not runs:
+        raise HarnessError(f"no run below {DEFAULT_DIRECTORY.name}/ yet; name a directory")
+    return runs
 
 
 if __name__ == "__main__":

@@ -25,12 +25,12 @@ from bench.exchange_client import HarnessError
 from bench.figures import Samples
 from bench.load import DRAIN_S, WARMUP_S, drive
 from bench.loadgen import Progress, Spec
-from bench.search import Capacity, Probe, Vote, next_step, rounded
+from bench.search import INVALID_REPEATS_MAX, Capacity, Probe, Vote, next_step, rounded
 from bench.service import NULL, Case
 from bench.trials import Record, Setting
 from bench.verdict import LIMIT_MS, TIGHT_LIMIT_MS, Verdict
 
-LAYOUT = "capacity-1"
+LAYOUT = "capacity-2"
 # The mixed traffic costs about as much as the orders that fill the books at full speed, but one
 # client that sends the next order after a reply finds the service busier than it is: half is safe.
 START_SHARE_OF_SEEDING = 0.5
@@ -81,7 +81,8 @@ class Options(msgspec.Struct, frozen=True):
     """What a run was asked for; it stands in meta.json.
 
     ``points`` are rates by case that are measured besides, each as often as it stands there;
-    without ``search`` they are all that is measured.
+    without ``search`` they are all that is measured. ``trial_s`` is how long a trial is measured,
+    if not as long as the mode says.
     """
 
     cases: list[str]
@@ -93,6 +94,7 @@ class Options(msgspec.Struct, frozen=True):
     generators: int = 1
     search: bool = True
     points: dict[str, list[float]] = {}
+    trial_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -158,8 +160,7 @@ def _next_of(
     if repeat > 1:
         return None
     wanted.update(options.points.get(case, []))
-    wanted.subtract(one.rate for one in done if _is_point(one, case))
-    missing = [rate for rate, count in wanted.items() for _ in range(count)]
+    missing = _missing(wanted, [one for one in done if (one.case, one.purpose) == (case, "curve")])
     return Task(case, repeat, "curve", missing[0], len(missing) - 1) if missing else None
 
 
@@ -185,15 +186,25 @@ def curve(mode: Mode, found: Capacity) -> list[float]:
     return [*around, *(rate for rate in mode.at if rate <= most)]
 
 
-def _is_point(one: Record, case: str) -> bool:
-    """Whether a trial is one of those besides the search; one that is not valid is repeated."""
-    return (one.case, one.purpose) == (case, "curve") and one.verdict is not Verdict.INVALID
+def _missing(wanted: Counter[float], points: Sequence[Record]) -> list[float]:
+    """The rates still to be measured; a trial that is not valid is repeated three times at most."""
+    invalid = Counter(one.rate for one in points if one.verdict is Verdict.INVALID)
+    valid = Counter(one.rate for one in points) - invalid
+    return [
+        rate
+        for rate, count in wanted.items()
+        if invalid[rate] <= INVALID_REPEATS_MAX
+        for _ in range(count - valid[rate])
+    ]
 
 
-def mode_of(options: Options, case: str) -> Mode:
-    """The null server may be measured less thoroughly than the cases."""
+def mode_of(options: Options, case: str = "") -> Mode:
+    """That of the cases; the null server may be measured less thoroughly."""
     mode = MODES[options.mode]
-    return MODES[mode.null] if case == NULL.label else mode
+    if case == NULL.label:
+        mode = MODES[mode.null]
+    duration_s = mode.duration_s if options.trial_s is None else options.trial_s
+    return msgspec.structs.replace(mode, duration_s=duration_s)
 
 
 def trusted_per_s(done: Sequence[Record]) -> float:
@@ -291,8 +302,9 @@ class Run:
         )
         with tempfile.TemporaryDirectory() as workdir:
             one, samples = self._measured(ready, setting, Path(workdir))
-        trials.append(self.directory, one)
+        # In this order, so that a trial in the list is there as a whole.
         records.write_samples(self.directory, one.name, samples)
+        trials.append(self.directory, one)
         self.done.append(one)
         return one
 
@@ -395,12 +407,11 @@ def conditions(options: Options, run: Run, partial: bool) -> dict[str, Any]:
     """What meta.json says besides the machine."""
     from common.postgres import SETTINGS  # noqa: PLC0415 - only a run needs the service's packages
 
-    mode = MODES[options.mode]
     return {
         "layout": LAYOUT,
         "options": options,
-        "mode": mode,
-        "null_mode": MODES[mode.null],
+        "mode": mode_of(options),
+        "null_mode": mode_of(options, NULL.label),
         "profile_label": traffic.PROFILES[options.profile].label,
         "warmup_s": WARMUP_S,
         "drain_s": DRAIN_S,

@@ -28,6 +28,7 @@ from bench.chart_style import (
 )
 from bench.figures import late_latencies
 from bench.findings import Finding, Findings, found
+from bench.observe import BOOK, ORDER, PRICE
 from bench.trials import Record
 from bench.verdict import TIGHT_LIMIT_MS, Verdict
 
@@ -36,6 +37,8 @@ RELATIVE_LOAD = 0.9
 BACKLOG_LOADS = (0.9, 1.0, 1.1)
 NEAR = 0.06  # how far a trial may be from the load that a chart is about
 HEADROOM = 1.15
+LEGEND_COLUMN_IN = 2.6
+_READS = ((BOOK, BLUE), (PRICE, RED), (ORDER, GREEN))
 _CPU_PARTS = (("service", BLUE, ""), ("postgres", ORANGE, "//"), ("generator", SKY, ".."))
 
 
@@ -86,7 +89,8 @@ def capacity(findings: Findings) -> Figure:
     axes.plot([], [], color="black", linewidth=2, label="range over repeats")
     axes.set_yticks(range(len(every)), [each.case for each in every])
     axes.set_ylim(len(every) - 0.4, -0.9)
-    axes.set_xlim(0, HEADROOM * 1.1 * max(each.capacity.most or 1.0 for each in every))
+    # The 100 % line is in sight also where no case reaches it.
+    axes.set_xlim(0, HEADROOM * 1.1 * max(100.0, *(each.capacity.most or 0.0 for each in every)))
     axes.set_xlabel("load (% of B3's average rates)")
     axes.grid(visible=False, axis="y")
     axes.legend(loc="lower right", frameon=False)
@@ -183,7 +187,8 @@ def backlog(findings: Findings, done: Sequence[Record]) -> Figure:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_title(f"{each.case}: {capacity_text(each)}", loc="left", fontsize=10)
         axes.set_xlabel("measured time (s)")
-        axes.legend(frameon=False, fontsize=8)
+        if shown:
+            axes.legend(frameon=False, fontsize=8)
     panels[0].set_ylabel("requests in flight")
     return figure
 
@@ -217,12 +222,22 @@ def cpu(findings: Findings) -> Figure:
 
 
 def staleness(findings: Findings, done: Sequence[Record]) -> Figure:
-    """Acknowledged to visible in the book, and change to database, over the load."""
+    """Acknowledged to visible by kind of read, and change to database, over the load."""
     figure, panels = _panels(findings.cases, "Age of what is read, and of what is not yet stored")
     for each, axes in zip(findings.cases, panels, strict=True):
         own = sorted(_valid(done, each.case), key=lambda one: one.rate)
-        for value, label, colour, style in _STALENESS:
-            _median_line(axes, own, value, color=colour, linestyle=style, label=label)
+        for kind, colour in _READS:
+            for name, what, style in (("p50", "median", "-"), ("max", "maximum", "--")):
+                value, label = _staleness_of(kind, name), f"{kind} read, {what}"
+                _median_line(axes, own, value, color=colour, linestyle=style, label=label)
+        _median_line(
+            axes,
+            own,
+            lambda one: one.flush_age_ms_max or None,
+            color=PURPLE,
+            linestyle=":",
+            label="oldest change not in the database",
+        )
         _log_loads(axes, [one.rate for one in own])
         log_milliseconds(axes)
         axes.set_title(each.case, loc="left", fontsize=10)
@@ -230,13 +245,6 @@ def staleness(findings: Findings, done: Sequence[Record]) -> Figure:
     panels[0].set_ylabel("age (ms)")
     _legend_below(figure, panels)
     return figure
-
-
-_STALENESS: tuple[tuple[Callable[[Record], float | None], str, str, str], ...] = (
-    (lambda one: one.staleness_ms_p50, "acknowledged → in the book, median", BLUE, "-"),
-    (lambda one: one.staleness_ms_max, "the same, maximum", RED, "--"),
-    (lambda one: one.flush_age_ms_max or None, "oldest change not in the database", PURPLE, ":"),
-)
 
 
 def _panels(cases: Sequence[Finding], title: str) -> tuple[Figure, list[Axes]]:
@@ -249,6 +257,10 @@ def _panels(cases: Sequence[Finding], title: str) -> tuple[Figure, list[Axes]]:
 
 def _figure_of(name: str) -> Callable[[Record], float | None]:
     return lambda one: getattr(one.everything, name)
+
+
+def _staleness_of(kind: str, name: str) -> Callable[[Record], float | None]:
+    return lambda one: getattr(one.staleness_ms.get(kind), name, None)
 
 
 def _median_line(
@@ -267,16 +279,19 @@ def _median_line(
 
 
 def _log_loads(axes: Axes, loads: Sequence[float]) -> None:
+    if not loads:
+        return  # an axis without data cannot be logarithmic
     axes.set_xscale("log")
-    shown = [load for load in (10, 25, 50, 100, 200, 300, 500, 700, 1000) if loads]
-    shown = [load for load in shown if 0.7 * min(loads) <= load <= 1.4 * max(loads)]
+    ticks = (10, 25, 50, 100, 200, 300, 500, 700, 1000)
+    shown = [load for load in ticks if 0.7 * min(loads) <= load <= 1.4 * max(loads)]
     axes.set_xticks(shown, [str(load) for load in shown])
     axes.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
 
 
 def _legend_below(figure: Figure, panels: Sequence[Axes]) -> None:
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    columns = min(4, int(figure.get_figwidth() / LEGEND_COLUMN_IN))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _valid(done: Sequence[Record], case: str) -> list[Record]:

@@ -14,7 +14,16 @@ import msgspec
 from bench import records, service
 from bench.capacity import LAYOUT, MODES, Options, Run, beside_the_generator, conditions
 from bench.exchange_client import HarnessError
-from bench.options import INTERRUPTED, SEED_MAX, Parser, between, one_of, pins_of
+from bench.options import (
+    DURATION_MAX_S,
+    DURATION_MIN_S,
+    INTERRUPTED,
+    SEED_MAX,
+    Parser,
+    between,
+    one_of,
+    pins_of,
+)
 from bench.report import Printer
 from bench.traffic import PROFILES
 
@@ -42,6 +51,12 @@ def parser() -> Parser:
     made.add_argument("--seed", default=1, type=between(0, SEED_MAX, int), help="of the tapes (1)")
     made.add_argument("--repeats", type=between(1, 100, int), help="instead of the mode's")
     made.add_argument(
+        "--trial-seconds",
+        type=between(DURATION_MIN_S, DURATION_MAX_S),
+        metavar="S",
+        help="measured seconds of a trial, instead of the mode's",
+    )
+    made.add_argument(
         "--generators",
         type=between(1, 16, int),
         default=1,
@@ -56,7 +71,7 @@ def parser() -> Parser:
 
 def main(given: Sequence[str]) -> int:
     """Exit code 0, 1 (void, or could not be done) or 130 (interrupted)."""
-    asked = parser().parse_args(given)
+    asked = _asked(given)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     printer = Printer()
     try:
@@ -64,7 +79,23 @@ def main(given: Sequence[str]) -> int:
     except HarnessError as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted before there was anything to keep", file=sys.stderr)
+        return INTERRUPTED
     return measure(run, printer, shlex.join(["python", "-m", "bench", "capacity", *given]))
+
+
+def _asked(given: Sequence[str]) -> argparse.Namespace:
+    made = parser()
+    asked = made.parse_args(given)
+    others = [
+        f"--{name.replace('_', '-')}"
+        for name, value in vars(asked).items()
+        if name != "resume" and value != made.get_default(name)
+    ]
+    if asked.resume and others:
+        made.error(f"--resume: goes on as the run was begun; leave out {', '.join(others)}")
+    return asked
 
 
 def measure(run: Run, printer: Printer, command: str) -> int:
@@ -104,17 +135,28 @@ def _new(asked: argparse.Namespace, printer: Printer) -> Run:
     pins = service.default_pins() if asked.pins is None else asked.pins
     repeats = asked.repeats or MODES[asked.mode].repeats
     cases = list(dict.fromkeys(asked.version))
-    options = Options(cases, asked.mode, asked.profile, asked.seed, pins, repeats, asked.generators)
+    options = Options(
+        cases,
+        asked.mode,
+        asked.profile,
+        asked.seed,
+        pins,
+        repeats,
+        asked.generators,
+        trial_s=asked.trial_seconds,
+    )
     return Run(records.new_directory(asked.out), options, printer.say, printer.live)
 
 
 def _resumed(asked: argparse.Namespace, printer: Printer) -> Run:
     """The run of a directory, with the options that it was begun with."""
     directory = asked.resume
-    options = read_options(directory)
-    run = Run(directory, options, printer.say, printer.live)
+    try:
+        run = Run(directory, read_options(directory), printer.say, printer.live)
+    except HarnessError as error:
+        raise HarnessError(f"--resume: {error}") from None
     if any(one.faults for one in run.done):
-        raise HarnessError(f"{directory}: this run is void, its audit has failed; begin a new one")
+        raise HarnessError(f"--resume: {directory} is void, its audit has failed; begin a new run")
     return run
 
 

@@ -9,6 +9,7 @@ from bench import records, trials
 from bench.capacity_cli import read_options
 from bench.exchange_client import HarnessError
 from bench.findings import Finding, Findings, Range, found
+from bench.observe import BOOK, ORDER, PRICE
 from bench.report import milliseconds, table
 from bench.trials import Record
 
@@ -97,7 +98,7 @@ def cost_table(cases: Sequence[Finding]) -> list[str]:
             _number(each.cpu_us_per_request.get("service"), "µs"),
             _number(_postgres(each.cpu_us_per_request), "µs"),
             _number(each.cpu_us_per_request.get("generator"), "µs"),
-            f"{_number(each.staleness_ms_p50)} / {_number(each.staleness_ms_max)}",
+            *(_staleness(each, kind) for kind in (BOOK, PRICE, ORDER)),
             _number(each.flush_age_ms_max),
             _number(each.changes_per_flush),
         )
@@ -108,7 +109,9 @@ def cost_table(cases: Sequence[Finding]) -> list[str]:
         "CPU per request: service",
         "PostgreSQL",
         "generator",
-        "read staleness p50 / max ms",
+        "staleness p50 / max ms: book",
+        "price",
+        "order",
         "oldest unflushed change ms",
         "changes per flush",
     )
@@ -192,6 +195,11 @@ def trial_table(done: Sequence[Record]) -> list[str]:
 def _postgres(cpu_us: dict[str, float]) -> float | None:
     own = [each for name, each in cpu_us.items() if name.startswith("postgres ")]
     return sum(own) if own else None
+
+
+def _staleness(one: Finding, kind: str) -> str:
+    seen = one.staleness_ms.get(kind)
+    return "–" if seen is None else f"{milliseconds(seen.p50)} / {milliseconds(seen.max)}"
 
 
 def _range_text(given: Range) -> str:

@@ -74,9 +74,7 @@ def sent(
             uncertain.append(order)
     cancels = np.flatnonzero((tape.kind == Kind.CANCEL) & (outcome == 204))
     cancelled = {load.order_ids[index] for index in target[cancels].tolist()}
-    return audit.Sent(
-        all_acknowledged, uncertain, frozenset(cancelled | load.seen.probed.cancelled)
-    )
+    return audit.Sent(all_acknowledged, uncertain, frozenset(cancelled))
 
 
 def last_expiry_s(tape: Tape, started: Started) -> float:

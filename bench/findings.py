@@ -1,7 +1,7 @@
 """What the trials of a capacity run say together: a pure function to ``summary.json``."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -11,7 +11,7 @@ from bench.figures import KindFigures
 from bench.search import Capacity, bounds, split
 from bench.service import NULL, Case
 from bench.traffic import PROFILES
-from bench.trials import Record
+from bench.trials import Record, Staleness
 from bench.verdict import Verdict
 
 POINTS = (25.0, 100.0, 300.0)
@@ -39,7 +39,8 @@ class Finding(msgspec.Struct, frozen=True):
 
     ``capacity`` runs over the repeats' largest stable rates, ``unstable_from`` over the smallest
     rates above them that were not stable. ``of_null`` is the share of the null server's capacity
-    in the same repeat. Staleness and write-behind age are those at the capacity.
+    in the same repeat. Staleness, by kind of read the median of the trials' medians and the largest
+    of all, and write-behind age are those at the capacity.
     """
 
     case: str
@@ -55,8 +56,7 @@ class Finding(msgspec.Struct, frozen=True):
     of_null: float | None
     points: list[Point]
     cpu_us_per_request: dict[str, float]
-    staleness_ms_p50: float | None
-    staleness_ms_max: float | None
+    staleness_ms: dict[str, Staleness]
     flush_age_ms_max: float | None
     changes_per_flush: float | None
     limit: Bottleneck | None
@@ -110,8 +110,7 @@ def _finding(options: Options, records: Sequence[Record], case: str) -> Finding:
         of_null=statistics.median(shares) if shares else None,
         points=[point for rate in POINTS if (point := _point(own, rate)) is not None],
         cpu_us_per_request=mean_of([one.cpu_us_per_request for one in at_knee]),
-        staleness_ms_p50=_median([one.staleness_ms_p50 for one in at_knee]),
-        staleness_ms_max=_most([one.staleness_ms_max for one in at_knee]),
+        staleness_ms=_staleness_ms([one.staleness_ms for one in at_knee]),
         flush_age_ms_max=_most([one.flush_age_ms_max for one in at_knee]),
         changes_per_flush=_median([one.changes_per_flush for one in at_knee]),
         limit=None if last is None else bottleneck(case, _knee(options, case, at_knee)),
@@ -171,6 +170,15 @@ def _point(own: Sequence[Record], rate: float) -> Point | None:
         return None
     one = min(near, key=lambda one: abs(one.rate - rate))
     return Point(one.rate, one.everything)
+
+
+def _staleness_ms(trials: Sequence[Mapping[str, Staleness]]) -> dict[str, Staleness]:
+    kinds = dict.fromkeys(kind for each in trials for kind in each)
+    own = {kind: [each[kind] for each in trials if kind in each] for kind in kinds}
+    return {
+        kind: Staleness(statistics.median(one.p50 for one in seen), max(one.max for one in seen))
+        for kind, seen in own.items()
+    }
 
 
 def _range(values: Sequence[float | None]) -> Range:

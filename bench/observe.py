@@ -9,10 +9,10 @@ import contextlib
 import math
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import psycopg
@@ -21,6 +21,9 @@ from bench import audit, wire
 from bench.exchange_client import Broker, HarnessError, Session
 from bench.service import Place, Service
 from bench.wire import Health
+
+Answer = TypeVar("Answer")
+Shows = Callable[[Answer], bool]
 
 HEALTH_EVERY_S = 0.5
 FLUSHED_LOOK_EVERY_S = 0.05
@@ -32,6 +35,9 @@ PROBE_EVERY_S = 0.5
 PROBE_LOOK_EVERY_S = 0.005
 # Of no class that the tape uses, so that nobody else trades it.
 PROBE_SYMBOL = "PROB99"
+PROBE_QUANTITY = 100
+BOOK, PRICE, ORDER = "book", "price", "order"
+_GAPS = (HarnessError, TimeoutError, psycopg.Error, msgspec.MsgspecError)
 
 _ACTIVITY = """
     SELECT coalesce(wait_event_type || ':' || wait_event, 'CPU'), query
@@ -60,7 +66,6 @@ class Probed:
 
     acknowledged: dict[str, audit.SentOrder] = field(default_factory=dict)
     uncertain: list[audit.SentOrder] = field(default_factory=list)
-    cancelled: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -68,12 +73,15 @@ class Seen:
     """Everything seen, each with its instant (monotonic seconds).
 
     ``activity`` has one entry for each look: the (wait, query) of every client that was busy.
-    ``staleness_ms`` is the time from an acknowledged order to the first book read that shows it.
+    ``staleness_ms`` is, by kind of read, the time from the acknowledgement of a change, whose
+    instant it has, to the first read that shows it.
     """
 
     health: list[tuple[float, Health]] = field(default_factory=list)
     loop_lag_ms: list[tuple[float, float]] = field(default_factory=list)
-    staleness_ms: list[tuple[float, float]] = field(default_factory=list)
+    staleness_ms: defaultdict[str, list[tuple[float, float]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
     activity: list[tuple[float, list[tuple[str, str]]]] = field(default_factory=list)
     counters: list[tuple[float, Counters]] = field(default_factory=list)
     cpu: list[tuple[float, dict[str, float]]] = field(default_factory=list)
@@ -147,7 +155,7 @@ class _Watcher:
     async def _every(self, interval_s: float, look: Callable[[], Awaitable[None]]) -> None:
         """Look regularly until the end of the watch; a look that fails leaves a gap."""
         while not self._stop.is_set():
-            with contextlib.suppress(HarnessError, TimeoutError, psycopg.Error):
+            with contextlib.suppress(*_GAPS):
                 async with asyncio.timeout(max(interval_s, 2.0)):
                     await look()
             await asyncio.sleep(interval_s)
@@ -200,7 +208,11 @@ class _Watcher:
 
 
 class _Probe:
-    """Places an order of its own and reads the book until it is there; then cancels it."""
+    """Trades with itself and looks when the reads show it.
+
+    A round is a bid that rests, until the book has it, and an ask that meets it, until price and
+    order tell of the trade. Nothing is left, and the price is that of this round alone.
+    """
 
     def __init__(self, session: Session, broker: Broker, number: int, seen: Seen) -> None:
         self._session = session
@@ -210,15 +222,44 @@ class _Probe:
         self._price = 1000
 
     async def once(self) -> None:
-        host, key = self._session.target.host_header, self._broker.key
-        self._price += 1  # so that an order of before is never taken for this one
-        order = audit.SentOrder(self._number, PROBE_SYMBOL, "bid", self._price, 100)
+        # Rising, so that a bid that an interrupted round has left is never met before its own.
+        self._price += 1
+        price, stock = self._price, f"/stocks/{PROBE_SYMBOL}"
+        bid_id, placed_s = await self._placed("bid")
+        await self._until_shown(
+            BOOK,
+            placed_s,
+            f"{stock}/book?depth=1",
+            wire.BookDepth,
+            lambda book: any(level.price == price for level in book.bids),
+        )
+        _, traded_s = await self._placed("ask")
+        await asyncio.gather(
+            self._until_shown(
+                PRICE,
+                traded_s,
+                f"{stock}/price",
+                wire.Price,
+                lambda shown: shown.last_price == price,
+            ),
+            self._until_shown(
+                ORDER,
+                traded_s,
+                f"/orders/{bid_id}",
+                wire.OrderDetail,
+                lambda order: not order.remaining_quantity,
+            ),
+        )
+
+    async def _placed(self, side: str) -> tuple[str, float]:
+        """Place an order at the price of the round: its id, and when it was acknowledged."""
+        order = audit.SentOrder(self._number, PROBE_SYMBOL, side, self._price, PROBE_QUANTITY)
         probed = self._seen.probed
         probed.uncertain.append(order)
         body = await self._session.ask(
             wire.order(
-                host,
-                key,
+                self._session.target.host_header,
+                self._broker.key,
                 document_number=self._price,
                 side=order.side,
                 symbol=order.symbol,
@@ -232,20 +273,34 @@ class _Probe:
         order_id = msgspec.json.decode(body, type=wire.Receipt).order_id
         probed.uncertain.remove(order)
         probed.acknowledged[order_id] = order
-        asked_s = time.monotonic()
-        while not await self._is_shown(order):
-            await asyncio.sleep(PROBE_LOOK_EVERY_S)
-            asked_s = time.monotonic()
-        self._seen.staleness_ms.append((asked_s, (asked_s - acknowledged_s) * 1e3))
-        await self._session.ask(
-            b"POST /orders/" + order_id.encode() + wire.cancel_end(host, key), 204
-        )
-        probed.cancelled.add(order_id)
+        return order_id, acknowledged_s
 
-    async def _is_shown(self, order: audit.SentOrder) -> bool:
-        path = f"/stocks/{order.symbol}/book?depth=1"
-        book = await self._session.get(self._broker.key, path, wire.BookDepth)
-        return any(level.price == order.price for level in book.bids)
+    async def _until_shown(
+        self, kind: str, since_s: float, path: str, answer: type[Answer], shows: Shows[Answer]
+    ) -> None:
+        """Read until the answer shows the change, and note how long after it that was asked.
+
+        When the round is given up before, it notes how long that was: the staleness is more.
+        """
+        asked_s = time.monotonic()
+        try:
+            while not await self._is_shown(path, answer, shows):
+                await asyncio.sleep(PROBE_LOOK_EVERY_S)
+                asked_s = time.monotonic()
+            if kind == ORDER:
+                # This read may wait for what it has to show, so it is its answer that counts.
+                asked_s = time.monotonic()
+        except asyncio.CancelledError:
+            asked_s = time.monotonic()
+            raise
+        finally:
+            self._seen.staleness_ms[kind].append((since_s, (asked_s - since_s) * 1e3))
+
+    async def _is_shown(self, path: str, answer: type[Answer], shows: Shows[Answer]) -> bool:
+        """Whether a read shows it; one that is refused does not, such as the first of a price."""
+        host, key = self._session.target.host_header, self._broker.key
+        outcome, body = await self._session.send(wire.get(host, key, path))
+        return outcome == 200 and shows(msgspec.json.decode(body, type=answer))
 
 
 def waits(seen: Seen) -> dict[str, float]:

@@ -8,12 +8,15 @@ report.md          the tables and the exact command
 """
 
 import importlib.metadata
+import io
 import os
 import platform
 import re
 import subprocess
 import sys
 import tempfile
+import zipfile
+import zlib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ from bench.service import ROOT
 from bench.trial import Summary
 
 DEFAULT_DIRECTORY = ROOT / "results"
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
 _PACKAGES = ("aiohttp", "matplotlib", "msgspec", "numpy", "psycopg", "SQLAlchemy", "uvloop")
 
 LIMITS = (
@@ -120,14 +124,14 @@ def meta(command: str, conditions: dict[str, Any]) -> dict[str, Any]:
 
 def write_json(path: Path, content: Any) -> None:
     """Indented, so that people and ``diff`` can read it."""
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
+    _write_whole(path, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
 
 
 def write_samples(directory: Path, name: str, samples: Samples) -> None:
     """Milliseconds and seconds in single precision: 0.1 ms is exact enough for any run."""
-    (directory / "samples").mkdir(exist_ok=True)
+    content = io.BytesIO()
     np.savez_compressed(
-        directory / "samples" / f"{name}.npz",
+        content,
         intended_s=samples.intended_s.astype(np.float32),
         latency_ms=samples.latency_ms.astype(np.float32),
         lag_ms=samples.lag_ms.astype(np.float32),
@@ -135,34 +139,54 @@ def write_samples(directory: Path, name: str, samples: Samples) -> None:
         outcome=samples.outcome.astype(np.int16),
         waited=samples.waited.astype(np.uint8),
     )
+    (directory / "samples").mkdir(exist_ok=True)
+    _write_whole(_samples_file(directory, name), content.getvalue())
 
 
 def has_samples(directory: Path, name: str) -> bool:
     """Whether the raw requests of a trial are kept; those of a long run are only in part."""
-    return (directory / "samples" / f"{name}.npz").exists()
+    return _samples_file(directory, name).exists()
 
 
 def read_samples(directory: Path, name: str) -> Samples:
-    """The inverse of ``write_samples``."""
-    with np.load(directory / "samples" / f"{name}.npz") as arrays:
-        intended_s = arrays["intended_s"].astype(np.float64)
-        return Samples(
-            intended_s,
-            intended_s + arrays["lag_ms"].astype(np.float64) / 1e3,
-            intended_s + arrays["latency_ms"].astype(np.float64) / 1e3,
-            arrays["kind"].astype(np.int64),
-            arrays["outcome"].astype(np.int64),
-            arrays["waited"].astype(np.int64),
-        )
+    """The inverse of ``write_samples``. Raises HarnessError when they cannot be read."""
+    file = _samples_file(directory, name)
+    try:
+        # Opened here, because numpy leaves a file open that is no archive.
+        with file.open("rb") as content, np.load(content) as arrays:
+            intended_s = arrays["intended_s"].astype(np.float64)
+            return Samples(
+                intended_s,
+                intended_s + arrays["lag_ms"].astype(np.float64) / 1e3,
+                intended_s + arrays["latency_ms"].astype(np.float64) / 1e3,
+                arrays["kind"].astype(np.int64),
+                arrays["outcome"].astype(np.int64),
+                arrays["waited"].astype(np.int64),
+            )
+    except _UNREADABLE as error:
+        raise HarnessError(f"{file}: these samples cannot be read: {error}") from error
 
 
 def read_summaries(directory: Path) -> list[Summary]:
     """The figures of a run. Raises HarnessError when there are none."""
+    if not directory.is_dir():
+        raise HarnessError(f"{directory}: no such run")
     try:
         content = (directory / "summary.json").read_bytes()
         return msgspec.json.decode(content, type=list[Summary])
     except (OSError, msgspec.MsgspecError) as error:
         raise HarnessError(f"{directory} holds no results: {error}") from error
+
+
+def _samples_file(directory: Path, name: str) -> Path:
+    return directory / "samples" / f"{name}.npz"
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """All or nothing, also for whoever kills this process."""
+    beside = path.with_name(path.name + ".part")
+    beside.write_bytes(content)
+    beside.replace(path)
 
 
 def _git(*arguments: str) -> str | None:

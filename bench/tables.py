@@ -1,12 +1,14 @@
 """The tables in the READMEs, made from the newest published runs below results/."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from bench import capacity_report
 from bench.capacity import LAYOUT
+from bench.exchange_client import HarnessError
 from bench.findings import Findings
 from bench.records import DEFAULT_DIRECTORY, read_summaries
 from bench.report import milliseconds
@@ -38,6 +40,7 @@ def newest_published(results: Path = DEFAULT_DIRECTORY) -> Path | None:
         for run, conditions in _runs(results)
         if conditions.get("layout") == LAYOUT
         and conditions["mode"]["name"] == PUBLISHED
+        and conditions["options"]["trial_s"] is None
         and not conditions["partial"]
         and not conditions["void"]
     ]
@@ -46,17 +49,28 @@ def newest_published(results: Path = DEFAULT_DIRECTORY) -> Path | None:
 
 def _runs(results: Path) -> list[tuple[Path, dict[str, Any]]]:
     """All runs with their conditions, oldest first: their names begin with the time."""
-    return [
-        (meta.parent, json.loads(meta.read_text())) for meta in sorted(results.glob("*/meta.json"))
-    ]
+    return [(meta.parent, _conditions(meta.parent)) for meta in sorted(results.glob("*/meta.json"))]
 
 
-def newest(results: Path = DEFAULT_DIRECTORY) -> dict[str, Path]:
-    """The newest whole run at fixed loads of each case, by its version."""
+def _conditions(run: Path) -> dict[str, Any]:
+    """What meta.json says. Raises HarnessError."""
+    try:
+        return msgspec.json.decode((run / "meta.json").read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.MsgspecError) as error:
+        raise HarnessError(f"{run}: its meta.json cannot be read: {error}") from error
+
+
+def newest(results: Path = DEFAULT_DIRECTORY, *, spawned: bool = False) -> dict[str, Path]:
+    """The newest whole run at fixed loads of each case, by its version.
+
+    ``spawned`` leaves out runs against a service and a database of which the harness knows nothing.
+    """
     return {
         conditions["version"]: run
         for run, conditions in _runs(results)
-        if "version" in conditions and not conditions["partial"]
+        if "version" in conditions
+        and not conditions["partial"]
+        and (conditions["spawned"] or not spawned)
     }
 
 
@@ -66,7 +80,7 @@ def measured(versions: Sequence[str], readme: Path, results: Path = DEFAULT_DIRE
     if published is not None:
         lines = _capacities(published, versions, _way_to_results(readme))
         return "\n".join([BEGIN, "", *lines, "", END])
-    runs = newest(results)
+    runs = newest(results, spawned=True)
     known = [version for version in versions if version in runs]
     if not known:
         return f"{BEGIN}\n\nNo run is published yet.\n\n{END}"
@@ -84,7 +98,7 @@ def _way_to_results(readme: Path) -> str:
 
 
 def _capacities(run: Path, versions: Sequence[str], way: str) -> list[str]:
-    conditions = json.loads((run / "meta.json").read_text())
+    conditions = _conditions(run)
     machine, place = conditions["machine"], f"{way}{run.name}"
     every = capacity_report.read(run)
     shown = [each for each in every.cases if each.case.partition("x")[0] in versions]
@@ -101,7 +115,7 @@ def _capacities(run: Path, versions: Sequence[str], way: str) -> list[str]:
 
 
 def _section(run: Path, way: str) -> list[str]:
-    conditions = json.loads((run / "meta.json").read_text())
+    conditions = _conditions(run)
     machine, place = conditions["machine"], f"{way}{run.name}"
     return [
         f"`{conditions['command']}` on {machine['cores']} cores of an {machine['cpu']}, "

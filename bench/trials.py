@@ -31,12 +31,19 @@ class Database(msgspec.Struct, frozen=True):
     busy: dict[str, float]
 
 
+class Staleness(msgspec.Struct, frozen=True):
+    """How late reads of one kind showed what was acknowledged, milliseconds."""
+
+    p50: float
+    max: float
+
+
 class Record(msgspec.Struct, frozen=True):
     """One trial. Percentiles are None where they are infinite or nothing was seen.
 
-    ``staleness_ms`` is the time from an acknowledged order to the first read of its book that shows
-    it; ``flush_age_ms_max`` how long the oldest change has waited for the database. ``cpu_share``
-    is of one core, ``backlog`` the requests in flight at equal distances over the measured time.
+    ``staleness_ms`` is by kind of read (``book``, ``price``, ``order``), empty without a probe;
+    ``flush_age_ms_max`` how long the oldest change has waited for the database. ``cpu_share`` is of
+    one core, ``backlog`` the requests in flight at equal distances over the measured time.
     """
 
     number: int
@@ -61,8 +68,7 @@ class Record(msgspec.Struct, frozen=True):
     cpu_share: dict[str, float]
     loop_lag_ms_p50: float | None
     loop_lag_ms_p99: float | None
-    staleness_ms_p50: float | None
-    staleness_ms_max: float | None
+    staleness_ms: dict[str, Staleness]
     flush_age_ms_max: float | None
     changes_per_flush: float | None
     pool_wait_ms_per_request: float
@@ -145,15 +151,13 @@ def record(setting: Setting, load: Load, audit: Audit, trusted_per_s: float) -> 
 def _beside(seen: observe.Seen, sent: int) -> dict[str, Any]:
     """What was seen beside the load."""
     lag_p50, lag_p99 = _percentiles(seen, seen.loop_lag_ms, 0.5, 0.99)
-    stale_p50, stale_max = _percentiles(seen, seen.staleness_ms, 0.5, 1.0)
     looks = [health for at, health in seen.health if at <= seen.end_s] or [Health("unknown")]
     first, last = looks[0], looks[-1]
     flushes = last.flushes - first.flushes
     return {
         "loop_lag_ms_p50": lag_p50,
         "loop_lag_ms_p99": lag_p99,
-        "staleness_ms_p50": stale_p50,
-        "staleness_ms_max": stale_max,
+        "staleness_ms": staleness_ms(seen),
         "changes_per_flush": (last.sequence - first.sequence) / flushes if flushes else None,
         "pool_wait_ms_per_request": (last.pool_wait_ms_total - first.pool_wait_ms_total)
         / max(sent, 1),
@@ -161,6 +165,16 @@ def _beside(seen: observe.Seen, sent: int) -> dict[str, Any]:
         "transaction_retries": last.transaction_retries,
         "database": _database(seen, sent),
     }
+
+
+def staleness_ms(seen: observe.Seen) -> dict[str, Staleness]:
+    """By kind of read, of what was acknowledged while it was measured."""
+    found = {}
+    for kind, values in seen.staleness_ms.items():
+        p50, most = _percentiles(seen, values, 0.5, 1.0)
+        if p50 is not None and most is not None:
+            found[kind] = Staleness(p50, most)
+    return found
 
 
 def _percentiles(

@@ -63,6 +63,12 @@ class BookDepth(msgspec.Struct, frozen=True):
     bids: list[Level]
 
 
+class Price(msgspec.Struct, frozen=True):
+    """What a symbol last traded at, in cents."""
+
+    last_price: int
+
+
 class Balance(msgspec.Struct, frozen=True):
     """Cash of one broker in cents."""
 

@@ -130,6 +130,7 @@ class Exchange:
                 "books": len(self._engine.books),
                 "open_orders": len(self._engine.open_orders),
                 **self._writer.figures(),
+                **self._writer.staleness(),
                 **self._webhooks.figures(),
             },
         )

@@ -10,6 +10,7 @@ twice.
 
 import asyncio
 import logging
+import statistics
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -286,6 +287,18 @@ class Writer:
             "flush_failures": self._failures,
             "flushes": self._flush_number,
             "loop_lag_ms": round(self._loop_lag_ms, 3),
+        }
+
+    def staleness(self) -> dict[str, float]:
+        """For /health of an exchange that reads from the database: how late reads see a change.
+
+        For each of the last flushes the time from its oldest acknowledged change until its commit
+        was confirmed, which is when reads see it; milliseconds. All other changes waited less.
+        """
+        ages_ms = self._write_ages_ms or [0.0]
+        return {
+            "staleness_ms_p50": round(statistics.median(ages_ms), 3),
+            "staleness_ms_max": round(max(ages_ms), 3),
         }
 
     def forget(self) -> None:

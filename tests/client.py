@@ -62,11 +62,11 @@ class Client:
 
     def __init__(self, port: int, *, reads_behind: bool) -> None:
         self.port = port
-        self._reads_behind = reads_behind
+        self.reads_behind = reads_behind
 
     def settle(self) -> None:
         """Wait until what was written can be read."""
-        if self._reads_behind:
+        if self.reads_behind:
             eventually(lambda: self.request("GET", "/health").json["flush_pending"] == 0)
 
     def connect(self) -> HTTPConnection:

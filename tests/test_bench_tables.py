@@ -36,7 +36,7 @@ def test_the_newest_whole_run_of_each_case_is_shown(tmp_path: Path) -> None:
         ("20260101T000000Z_d", "v1", False),
     ):
         (tmp_path / name).mkdir()
-        conditions = {"version": version, "partial": partial}
+        conditions = {"version": version, "partial": partial, "spawned": True}
         (tmp_path / name / "meta.json").write_text(json.dumps(conditions))
     shown = {version: run.name for version, run in newest(tmp_path).items()}
     assert shown == {"v1": "20260101T000000Z_d", "v3": "20260102T000000Z_b"}

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from bench_records import HEALTHY
 from msgspec import structs
 
 from bench import verdict
-from bench.figures import GeneratorHealth, Samples
+from bench.figures import Samples
 from bench.traffic import Floats, Kind
 from bench.verdict import Stability, Verdict, at_most_one_percent, growth_bound, stability
 
@@ -44,26 +45,6 @@ def decided(given: Samples, limit_ms: float = 50.0) -> Verdict:
     reasons = stability(given, RATE, DURATION_S).reasons()
     over = verdict.over_limit(given, limit_ms)
     return verdict.judged(reasons, len(given.measured.kind), over)
-
-
-HEALTHY = GeneratorHealth(
-    scheduled=10_000,
-    sent=10_000,
-    not_sent=0,
-    target_failed=0,
-    requests_per_s=1000.0,
-    send_lag_ms_p50=0.1,
-    send_lag_ms_p99=0.5,
-    send_lag_ms_max=3.0,
-    waited_for_target=0,
-    waited_for_connection=0,
-    connections=256,
-    cpu_s=4.0,
-    cpu_share=0.4,
-    queued_share=0.0,
-    steal=0.0,
-    nice=-10,
-)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,347 @@
+"""``python -m bench capacity``: what it refuses, and how a run goes on after it was broken off."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor as Workers
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+from bench_records import a_trial, begun
+from client import eventually
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis_profile import PROPERTY
+
+from bench import trials
+from bench.capacity import LAYOUT, Options, Task, mode_of, next_task
+from bench.capacity_cli import main, read_options
+from bench.trials import Record
+from bench.verdict import Verdict
+
+ROOT = Path(__file__).resolve().parents[1]
+PATIENCE_S = 60.0
+STOP_MAX_S = 10.0
+
+NewPlace = Callable[[], Path]
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
+    """Runs the command, which must end with one line, and gives that line."""
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: object) -> str:
+        try:
+            code: object = main([str(argument) for argument in arguments])
+        except SystemExit as ended:
+            code = ended.code
+        assert code in (1, 2)
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.count("\n") == 1
+        return said.err
+
+    yield run
+    signal.signal(signal.SIGTERM, handler)
+
+
+# ---- what is refused ----
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option", "allowed"),
+    [
+        (["--version", "v9"], "--version", "v1, v1x2, v1x4, v2, v3"),
+        (["--version", "v3", "null"], "--version", "v1, v1x2, v1x4, v2, v3"),
+        (["--mode", "fast"], "--mode", "quick, default, publish"),
+        (["--profile", "x"], "--profile", "average, "),
+        (["--seed", "-1"], "--seed", "0 to"),
+        (["--repeats", "0"], "--repeats", "1 to 100"),
+        (["--generators", "17"], "--generators", "1 to 16"),
+        (["--trial-seconds", "0.5"], "--trial-seconds", "1 to 3600"),
+        (["--trial-seconds", "nan"], "--trial-seconds", "1 to 3600"),
+        (["--pins", "service=x"], "--pins", "service, generator, postgres"),
+        (["--resume", "x", "--mode", "quick", "--trial-seconds", "2"], "--resume", "--mode"),
+    ],
+)
+def test_wrong_usage_is_one_line_that_names_the_option(
+    arguments: list[str], option: str, allowed: str, refused: Callable[..., str]
+) -> None:
+    line = refused(*arguments)
+    assert line.startswith(option)
+    assert allowed in line
+
+
+def test_a_results_directory_that_cannot_be_written_is_known_before_the_run(
+    tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert refused("--out", tmp_path / "file").startswith("--out: cannot write to")
+
+
+def test_a_run_that_is_not_there_cannot_go_on(tmp_path: Path, refused: Callable[..., str]) -> None:
+    line = refused("--resume", tmp_path / "missing")
+    assert line.startswith("--resume: ")
+    assert "no such run" in line
+
+
+@pytest.mark.parametrize(
+    "meta", [None, "", "{", "[]", '{"version": "v3", "scales": [100.0]}', '{"layout": "x"}']
+)
+def test_a_directory_of_another_layout_cannot_go_on(
+    meta: str | None, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    if meta is not None:
+        (tmp_path / "meta.json").write_text(meta)
+    line = refused("--resume", tmp_path)
+    assert line.startswith("--resume: ")
+    assert "another layout" in line
+
+
+def test_a_run_of_an_older_layout_is_named(tmp_path: Path, refused: Callable[..., str]) -> None:
+    begun(tmp_path, {"v3": [10.0]})
+    meta = (tmp_path / "meta.json").read_text()
+    (tmp_path / "meta.json").write_text(meta.replace(LAYOUT, "capacity-0"))
+    assert "another layout (capacity-0)" in refused("--resume", tmp_path)
+
+
+def test_a_list_of_trials_that_is_cut_off_names_the_line_and_what_to_do(
+    tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    begun(tmp_path, {"v3": [10.0]})
+    for number in (1, 2, 3):
+        trials.append(tmp_path, a_trial(number=number))
+    content = (tmp_path / trials.FILE).read_bytes()
+    (tmp_path / trials.FILE).write_bytes(content[:-7])
+    line = refused("--resume", tmp_path)
+    assert "line 3 is cut off" in line
+    assert "remove it to go on with the 2 trials before it" in line
+
+
+def test_a_line_that_is_no_trial_is_named(tmp_path: Path, refused: Callable[..., str]) -> None:
+    begun(tmp_path, {"v3": [10.0]})
+    trials.append(tmp_path, a_trial())
+    with (tmp_path / trials.FILE).open("a") as file:
+        file.write("{}\n")
+    assert "line 2 is no trial" in refused("--resume", tmp_path)
+
+
+def test_a_void_run_does_not_go_on(tmp_path: Path, refused: Callable[..., str]) -> None:
+    begun(tmp_path, {"v3": [10.0]})
+    trials.append(tmp_path, a_trial(faults=["cash sums to zero: it does not"]))
+    line = refused("--resume", tmp_path)
+    assert "void" in line
+    assert "begin a new run" in line
+
+
+# ---- where a run stands follows from its trials ----
+
+
+@st.composite
+def options(draw: st.DrawFn) -> Options:
+    mode = draw(st.sampled_from(["quick", "default"]))
+    repeats = draw(st.integers(1, 2))
+    points = {"v3": draw(st.lists(st.sampled_from([25.0, 100.0]), max_size=3))}
+    return Options(
+        ["v2", "v3"], mode, "average", 1, {}, repeats, search=draw(st.booleans()), points=points
+    )
+
+
+def pretended(task: Task, done: Sequence[Record], seed: int) -> Record:
+    """What a service with a limit near 400 % might have shown, good and bad luck included."""
+    luck = Random(f"{seed} {len(done)}").random()
+    verdict = Verdict.PASS if task.rate <= 400.0 else Verdict.FAIL
+    if luck < 0.1:
+        verdict = Verdict.INVALID
+    elif luck < 0.2:
+        verdict = Verdict.UNDECIDED
+    elif luck < 0.3:
+        verdict = Verdict.FAIL
+    return a_trial(
+        number=len(done) + 1,
+        case=task.case,
+        repeat=task.repeat,
+        purpose=task.purpose,
+        rate=task.rate,
+        verdict=verdict,
+    )
+
+
+def gone_on(asked: Options, done: list[Record], seed: int, start: float) -> list[Record]:
+    """All trials of the whole run."""
+    done = list(done)
+    while (task := next_task(asked, done, lambda case: start)) is not None:
+        done.append(pretended(task, done, seed))
+    return done
+
+
+@given(asked=options(), seed=st.integers(0, 10_000), data=st.data())
+@settings(PROPERTY, max_examples=40)
+def test_a_run_that_was_cut_anywhere_goes_on_with_the_same_trials(
+    asked: Options, seed: int, data: st.DataObject
+) -> None:
+    whole = gone_on(asked, [], seed, 300.0)
+    kept = data.draw(st.integers(0, len(whole)))
+    with tempfile.TemporaryDirectory() as directory:
+        for one in whole[:kept]:
+            trials.append(Path(directory), one)
+        recorded = trials.read(Path(directory)) if kept else []
+    assert gone_on(asked, recorded, seed, 300.0) == whole
+
+
+def test_a_search_that_has_begun_does_not_ask_where_to_start() -> None:
+    asked = Options(["v3"], "quick", "average", 1, {}, 1)
+    whole = gone_on(asked, [], 1, 300.0)
+    in_v3 = 1 + [one.case for one in whole].index("v3")
+    assert gone_on(asked, whole[:in_v3], 1, 7.0) == whole
+
+
+def test_a_point_that_is_never_valid_is_given_up() -> None:
+    asked = Options(["v3"], "quick", "average", 1, {}, 1, search=False, points={"v3": [25.0, 50.0]})
+    done: list[Record] = []
+    while (task := next_task(asked, done, lambda case: 0.0)) is not None:
+        verdict = Verdict.INVALID if task.rate == 25.0 else Verdict.PASS
+        done.append(a_trial(purpose=task.purpose, rate=task.rate, verdict=verdict))
+    assert [one.rate for one in done] == [25.0] * 4 + [50.0]
+
+
+def test_trials_are_as_long_as_was_asked_for() -> None:
+    asked = Options(["v3"], "publish", "average", 1, {}, 1)
+    assert (mode_of(asked, "v3").duration_s, mode_of(asked, "null").duration_s) == (30.0, 10.0)
+    short = Options(["v3"], "publish", "average", 1, {}, 1, trial_s=1.5)
+    assert {mode_of(short, case).duration_s for case in ("v3", "null")} == {1.5}
+
+
+# ---- a run that is broken off ----
+
+
+def resumed(directory: Path) -> "subprocess.Popen[str]":
+    """The command at work; what it leaves in the directory for temporary files is in the run's."""
+    (directory / "tmp").mkdir(exist_ok=True)
+    (directory / "tmp").chmod(0o755)  # under root the database runs under another account
+    return subprocess.Popen(
+        [sys.executable, "-m", "bench", "capacity", "--resume", str(directory)],
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(directory / "tmp")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def broken_off(directory: Path, how: signal.Signals) -> tuple[int, str]:
+    """End a run in its second trial: its exit code, and what it says then. Nothing goes on."""
+    with resumed(directory) as process:
+        assert process.stdout
+        said = ""
+        while not re.search(r"^ +1  ", said, re.MULTILINE):
+            line = process.stdout.readline()
+            assert line, said
+            said += line
+        eventually(lambda: generates(process), PATIENCE_S)
+        children = psutil.Process(process.pid).children(recursive=True)
+        begin_s = time.monotonic()
+        process.send_signal(how)
+        rest = process.stdout.read()
+        code = process.wait()
+    assert time.monotonic() - begin_s < STOP_MAX_S
+    _, alive = psutil.wait_procs(children, timeout=STOP_MAX_S)
+    assert not alive
+    return code, rest
+
+
+def generates(process: "subprocess.Popen[str]") -> bool:
+    """Whether a load generator runs."""
+    assert process.poll() is None
+    for child in psutil.Process(process.pid).children():
+        with suppress(psutil.Error):
+            if "bench.loadgen" in child.cmdline():
+                return True
+    return False
+
+
+def completed(directory: Path) -> None:
+    """Go on to the end, which must add what is missing and nothing else."""
+    before = trials.read(directory)
+    with resumed(directory) as process:
+        said, _ = process.communicate(timeout=4 * PATIENCE_S)
+    assert process.returncode == 0, said
+    assert "Traceback" not in said
+    assert "Warning" not in said
+    assert f"results in {os.path.relpath(directory, ROOT)}" in said
+    after = trials.read(directory)
+    assert after[: len(before)] == before
+    assert [one.number for one in after] == list(range(1, len(after) + 1))
+    asked = read_options(directory)
+    assert next_task(asked, after, lambda case: 0.0) is None
+    for case, rates in asked.points.items():
+        valid = [one for one in after if one.case == case and one.verdict is not Verdict.INVALID]
+        assert all([one.rate for one in valid].count(rate) <= rates.count(rate) for rate in rates)
+        assert {one.rate for one in after if one.case == case} == set(rates)
+    assert [one.faults for one in after] == [[]] * len(after)
+    assert json.loads((directory / "meta.json").read_text())["partial"] is False
+    assert {one.name for one in after} == {file.stem for file in (directory / "samples").iterdir()}
+    assert not list(directory.rglob("*.part"))
+    summary = json.loads((directory / "summary.json").read_text())
+    shown = [*summary["cases"], *([summary["null"]] if summary["null"] else [])]
+    assert sum(each["trials"] for each in shown) == len(after)
+
+
+def stopped(place: Path, how: signal.Signals) -> None:
+    """Stop a run politely."""
+    begun(place, {"null": [10.0, 10.0]})
+    code, said = broken_off(place, how)
+    assert code == 130
+    assert "1 trials are kept" in said
+    assert f"python -m bench capacity --resume {os.path.relpath(place, ROOT)}" in said
+    assert "Traceback" not in said
+    assert len(trials.read(place)) == 1
+    assert json.loads((place / "meta.json").read_text())["partial"] is True
+    assert json.loads((place / "summary.json").read_text())["null"]["trials"] == 1
+    assert list((place / "tmp").iterdir()) == []
+
+
+def interrupted(place: Path) -> None:
+    """Stop a run by Ctrl-C, and let it go on."""
+    stopped(place, signal.SIGINT)
+    completed(place)
+
+
+def killed(place: Path) -> None:
+    """Leave a run no time for anything, and let it go on."""
+    begun(place, {"v3": [10.0, 10.0]})
+    code, _ = broken_off(place, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    assert len(trials.read(place)) == 1
+    assert json.loads((place / "meta.json").read_text())["partial"] is True
+    # The data of the database remains, which nobody was left to remove.
+    shutil.rmtree(place / "tmp")
+    completed(place)
+    assert {"staleness.svg", "report.md"} <= {path.name for path in place.iterdir()}
+    probed = [one.staleness_ms.keys() for one in trials.read(place)]
+    assert {"book", "price", "order"} in probed
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel ties processes together on Linux")
+def test_a_run_that_is_broken_off_keeps_its_trials_leaves_no_process_and_goes_on(
+    new_place: NewPlace,
+) -> None:
+    with Workers() as workers:
+        ends = [
+            workers.submit(interrupted, new_place()),
+            workers.submit(stopped, new_place(), signal.SIGTERM),
+            workers.submit(killed, new_place()),
+        ]
+    for end in ends:
+        end.result()
