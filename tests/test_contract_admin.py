@@ -245,6 +245,26 @@ def test_pipelined_requests_are_answered_in_order(service: Service) -> None:
     assert statuses == [b"200", b"404", b"401", b"200", b"404"]
 
 
+@pytest.mark.parametrize("piece", [17, 300, 1400, 1_000_000])
+def test_requests_in_pieces_of_any_size_are_answered_in_order(service: Service, piece: int) -> None:
+    """More at once than a connection keeps, orders among reads that may have to wait."""
+    broker = service.register("Alice")
+    head = f"HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {broker.key}\r\n"
+    requests = ""
+    for quantity in range(1, 41):
+        body = json.dumps(order_body(quantity=quantity))
+        requests += f"POST /orders {head}Content-Length: {len(body)}\r\n\r\n{body}"
+        requests += f"GET /stocks/PETR4/book {head}\r\n"
+    data = (requests + f"GET /balance {head}Connection: close\r\n\r\n").encode()
+    with socket.create_connection((HOST, service.client.port), timeout=20) as connection:
+        for start in range(0, len(data), piece):
+            connection.sendall(data[start : start + piece])
+        replies = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert re.findall(rb"HTTP/1.1 (\d+)", replies) == [b"201", b"200"] * 40 + [b"200"]
+    said = re.findall(rb'"remaining_quantity":(\d+)', replies)
+    assert [int(quantity) for quantity in said] == list(range(1, 41))
+
+
 def test_every_reply_says_its_length_type_and_date(service: Service) -> None:
     broker = service.register("Alice")
     for reply in (broker.order(), broker.balance(), broker.show("x"), broker.order(price=0)):
