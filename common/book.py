@@ -70,15 +70,14 @@ class BookSide:
 
     def orders(self) -> Iterator[Order]:
         """All orders in priority. The side must not change while this is read."""
-        for level in self.levels.values():
-            yield from level.orders.values()
+        levels = self.levels
+        for rank in levels:
+            yield from levels[rank].orders.values()
 
     def depth(self, depth: int) -> list[Level]:
         """The best ``depth`` levels, best first."""
-        return [
-            Level(level.price, level.total_quantity, len(level.orders))
-            for level in islice(self.levels.values(), depth)
-        ]
+        best = [self.levels[rank] for rank in islice(self.levels, depth)]
+        return [Level(level.price, level.total_quantity, len(level.orders)) for level in best]
 
     def check(self) -> None:
         """Raise AssertionError when an invariant of this side does not hold."""
