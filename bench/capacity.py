@@ -25,7 +25,7 @@ from bench.exchange_client import HarnessError
 from bench.figures import Samples
 from bench.load import DRAIN_S, WARMUP_S, drive
 from bench.loadgen import Progress, Spec
-from bench.search import Capacity, Probe, Vote, next_step, rounded
+from bench.search import INVALID_REPEATS_MAX, Capacity, Probe, Vote, next_step, rounded
 from bench.service import NULL, Case
 from bench.trials import Record, Setting
 from bench.verdict import LIMIT_MS, TIGHT_LIMIT_MS, Verdict
@@ -41,11 +41,11 @@ FIRST_DOCUMENT = 1_000_000  # the seed orders have the numbers before
 
 
 class Mode(msgspec.Struct, frozen=True):
-    """How thoroughly to measure. ``null`` is the mode in which the null server is measured, and
-    ``null_confirm`` whether its bounds are confirmed too.
+    """How thoroughly to measure. ``null`` is the mode in which the null server is searched.
 
-    After its search each case is measured once at the shares of its capacity in ``around`` and at
-    the rates in ``at``, percent of B3, that it can carry.
+    After its search each case, and the null server too, is measured at the shares of its capacity
+    in ``around``, as often as each stands there, and at the rates in ``at``, percent of B3, that it
+    can carry.
     """
 
     name: str
@@ -55,23 +55,25 @@ class Mode(msgspec.Struct, frozen=True):
     around: tuple[float, ...] = ()
     at: tuple[float, ...] = ()
     null: str = "quick"
-    null_confirm: bool = False
+
+
+# At half of the capacity the CPU per request is known with its noise; the gate compares it.
+_HALF = (0.5, 0.5, 0.5)
 
 
 MODES = {
     mode.name: mode
     for mode in (
         Mode("quick", 4.0, 0.10),
-        Mode("default", 10.0, 0.05, around=(0.5,)),
+        Mode("default", 10.0, 0.05, around=_HALF),
         Mode(
             "publish",
             30.0,
             0.025,
             repeats=5,
-            around=(0.5, 0.75, 0.9, 1.0, 1.1),
+            around=(*_HALF, 0.75, 0.9, 1.0, 1.1),
             at=(25.0, 100.0, 300.0),
             null="default",
-            null_confirm=True,
         ),
     )
 }
@@ -148,18 +150,16 @@ def _next_of(
     repeat: int,
     start: Callable[[str], float],
 ) -> Task | None:
-    mode, wanted = mode_of(options, case), Counter[float]()
+    wanted = Counter[float]()
     if options.search:
         step = search_step(options, done, case, repeat, start)
         if isinstance(step, Probe):
             return Task(case, repeat, step.purpose, step.rate, step.left)
-        if case != NULL.label:
-            wanted.update(curve(mode, step))
+        wanted.update(curve(MODES[options.mode], step))
     if repeat > 1:
         return None
     wanted.update(options.points.get(case, []))
-    wanted.subtract(one.rate for one in done if _is_point(one, case))
-    missing = [rate for rate, count in wanted.items() for _ in range(count)]
+    missing = _missing(wanted, [one for one in done if (one.case, one.purpose) == (case, "curve")])
     return Task(case, repeat, "curve", missing[0], len(missing) - 1) if missing else None
 
 
@@ -172,8 +172,7 @@ def search_step(
 ) -> Probe | Capacity:
     """Where one search stands; ``start`` matters only before its first trial."""
     said = search_votes(done, case, repeat)
-    confirm = case != NULL.label or MODES[options.mode].null_confirm
-    return next_step(said, 0.0 if said else start(case), mode_of(options, case).width, confirm)
+    return next_step(said, 0.0 if said else start(case), mode_of(options, case).width)
 
 
 def curve(mode: Mode, found: Capacity) -> list[float]:
@@ -185,9 +184,16 @@ def curve(mode: Mode, found: Capacity) -> list[float]:
     return [*around, *(rate for rate in mode.at if rate <= most)]
 
 
-def _is_point(one: Record, case: str) -> bool:
-    """Whether a trial is one of those besides the search; one that is not valid is repeated."""
-    return (one.case, one.purpose) == (case, "curve") and one.verdict is not Verdict.INVALID
+def _missing(wanted: Counter[float], points: Sequence[Record]) -> list[float]:
+    """The rates still to be measured; a trial that is not valid is repeated three times at most."""
+    invalid = Counter(one.rate for one in points if one.verdict is Verdict.INVALID)
+    valid = Counter(one.rate for one in points) - invalid
+    return [
+        rate
+        for rate, count in wanted.items()
+        if invalid[rate] <= INVALID_REPEATS_MAX
+        for _ in range(count - valid[rate])
+    ]
 
 
 def mode_of(options: Options, case: str) -> Mode:
