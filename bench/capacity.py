@@ -57,21 +57,22 @@ class Mode(msgspec.Struct, frozen=True):
     null: str = "quick"
 
 
-# At half of the capacity the CPU per request is known with its noise; the gate compares it.
-_HALF = (0.5, 0.5, 0.5)
+# The gate compares the CPU per request at half of the capacity; several trials tell its noise.
+HALF = 0.5
+_HALVES = (HALF, HALF, HALF)
 
 
 MODES = {
     mode.name: mode
     for mode in (
         Mode("quick", 4.0, 0.10),
-        Mode("default", 10.0, 0.05, around=_HALF),
+        Mode("default", 10.0, 0.05, around=_HALVES),
         Mode(
             "publish",
             30.0,
             0.025,
             repeats=5,
-            around=(*_HALF, 0.75, 0.9, 1.0, 1.1),
+            around=(*_HALVES, 0.75, 0.9, 1.0, 1.1),
             at=(25.0, 100.0, 300.0),
             null="default",
         ),
