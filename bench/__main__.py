@@ -13,6 +13,7 @@ from bench.tables import newest_runs, write_all
 # Commands that measure have a module and a parser of their own.
 _MEASURING = {
     "capacity": ("bench.capacity_cli", "search the largest stable load"),
+    "check": ("bench.check_command", "compare a short measurement with the baseline"),
     "generator": ("bench.generator_test", "show what the load generator can do"),
 }
 

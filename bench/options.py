@@ -14,10 +14,12 @@ INTERRUPTED = 130  # what a shell says of a command that Ctrl-C has ended
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Says what is wrong in one line, and ends with the exit code ``wrong_usage``."""
+
+    wrong_usage = 2
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{message.removeprefix('argument ')}\n")
+        self.exit(self.wrong_usage, f"{message.removeprefix('argument ')}\n")
 
 
 def one_of(allowed: Sequence[str]) -> Callable[[str], str]:

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def check_writable(results: Path) -> None:
 
 def new_directory(results: Path) -> Path:
     """Make ``<utc>_<gitsha>_<machine>`` there, with a number behind it if that exists."""
-    stem = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}_{git_revision()}_{machine_slug()}"
+    stem = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}_{git_revision()}_{machine_slug(machine())}"
     number = 1
     while True:
         directory = results / (stem if number == 1 else f"{stem}-{number}")
@@ -91,9 +92,8 @@ def machine() -> dict[str, Any]:
     }
 
 
-def machine_slug() -> str:
-    """Such as ``amd-epyc-7763-2c``."""
-    facts = machine()
+def machine_slug(facts: Mapping[str, Any]) -> str:
+    """Such as ``amd-epyc-7763-2c``, of what ``machine`` says."""
     words = re.sub(r"\(r\)|\(tm\)|cpu|processor|@.*", " ", facts["cpu"].lower())
     return f"{re.sub(r'[^a-z0-9]+', '-', words).strip('-')}-{facts['cores']}c"
 

@@ -52,9 +52,9 @@ def title(summary: Summary) -> str:
 class Printer:
     """Lines to a stream; colour and a live line only where it is a terminal (NO_COLOR counts)."""
 
-    def __init__(self, stream: TextIO = sys.stdout) -> None:
-        self._stream = stream
-        self._terminal = stream.isatty()
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self._terminal = self._stream.isatty()
         self._colour = self._terminal and "NO_COLOR" not in os.environ
         self._live = False
         self._next_plain_s = 0.0

@@ -51,9 +51,7 @@ class Capacity:
     confirmed: bool
 
 
-def next_step(
-    votes: Sequence[Vote], start: float, width: float, confirm: bool = True
-) -> Probe | Capacity:
+def next_step(votes: Sequence[Vote], start: float, width: float) -> Probe | Capacity:
     """Where to measure next, or the result. ``width`` is that of the final bounds, 0.05 for 5 %."""
     if not votes:
         return Probe(rounded(start), "bracket", _left(None, None, width, 0, 0))
@@ -62,9 +60,9 @@ def next_step(
     at_least = high is None or standing[high].verdict is Verdict.INVALID
     if len(votes) >= TRIALS_MAX:
         return Capacity(low, high, at_least, confirmed=False)
-    wanted = _wanted(by_rate, standing, (low, high), width, confirm)
+    wanted = _wanted(by_rate, standing, (low, high), width)
     if wanted is None:
-        return Capacity(low, high, at_least, confirmed=confirm)
+        return Capacity(low, high, at_least, confirmed=True)
     rate, purpose = wanted
     low_votes = _valid_count(by_rate, low)
     high_votes = VOTES_NEEDED if at_least and high else _valid_count(by_rate, high)
@@ -110,7 +108,6 @@ def _wanted(
     standing: dict[float, "_Standing"],
     bounds: tuple[float | None, float | None],
     width: float,
-    confirm: bool,
 ) -> tuple[float, str] | None:
     low, high = bounds
     for rate, seen in standing.items():
@@ -126,10 +123,9 @@ def _wanted(
         middle = rounded(math.sqrt(low * high))
         if low < middle < high:
             return middle, "bisect"
-    if confirm:
-        for bound in (low, high):
-            if _valid_count(by_rate, bound) == 1:
-                return bound, "confirm"
+    for bound in (low, high):
+        if _valid_count(by_rate, bound) == 1:
+            return bound, "confirm"
     return None
 
 
