@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help bench-v1 bench-v2 bench-v3 bench-all capacity run-v1 run-v2 run-v3 test lint diff charts clean
+.PHONY: help bench-v1 bench-v2 bench-v3 bench-all bench-micro capacity run-v1 run-v2 run-v3 test lint diff charts clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 bench-v1: $(READY)  ## casev1 under B3 traffic at 50 % and 100 %, table and charts (2 minutes)
 	$(BIN)/python bench/perf_realistic.py --version v1 --spawn --scale 50 100 --duration 40
@@ -20,6 +20,9 @@ bench-v3: $(READY)  ## casev3 at 100 % and 300 %, table and charts (2 minutes)
 	$(BIN)/python bench/perf_realistic.py --version v3 --spawn --scale 100 300 --duration 40
 
 bench-all: bench-v1 bench-v2 bench-v3  ## the three of them, one after the other (6 minutes)
+
+bench-micro: $(READY)  ## cost of the engine, the flush and a start, and how it grows (6 minutes)
+	$(BIN)/python -m bench micro
 
 capacity: $(READY)  ## search the largest stable load of each case and of an empty server
 	$(BIN)/python -m bench capacity --version v1 v2 v3 --mode quick
