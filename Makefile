@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help bench-v1 bench-v2 bench-v3 bench-all bench-check capacity run-v1 run-v2 run-v3 test lint diff charts clean
+.PHONY: help bench-v1 bench-v2 bench-v3 bench-all bench-check bench-micro capacity run-v1 run-v2 run-v3 test lint diff charts clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ bench-all: bench-v1 bench-v2 bench-v3  ## the three of them, one after the other
 
 bench-check: $(READY)  ## compare with the baseline: pass, regress, inconclusive (10 minutes)
 	$(BIN)/python -m bench check
+
+bench-micro: $(READY)  ## cost of the engine, the flush and a start, and how it grows (6 minutes)
+	$(BIN)/python -m bench micro
 
 capacity: $(READY)  ## search the largest stable load of each case and of an empty server
 	$(BIN)/python -m bench capacity --version v1 v2 v3 --mode quick

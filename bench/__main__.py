@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bench import traffic_command, trials
 from bench.exchange_client import HarnessError
+from bench.micro.report import RAW
 from bench.records import DEFAULT_DIRECTORY
 from bench.tables import newest_runs, write_all
 
@@ -15,7 +16,10 @@ _MEASURING = {
     "capacity": ("bench.capacity_cli", "search the largest stable load"),
     "check": ("bench.check_command", "compare a short measurement with the baseline"),
     "generator": ("bench.generator_test", "show what the load generator can do"),
+    "micro": ("bench.micro.cli", "measure the parts of the cases, and how their costs grow"),
 }
+# What draws a run that has this file; any other is one at fixed loads.
+_DRAWING = {trials.FILE: "bench.capacity_charts", RAW: "bench.micro.charts"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,14 +56,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def draw_all(directories: list[Path]) -> list[Path]:
-    """Draw the charts of runs of either kind; the files. Raises HarnessError."""
-    # Late, because matplotlib takes a second to import.
-    from bench import capacity_charts, charts  # noqa: PLC0415
-
+    """Draw the charts of runs of any kind; the files. Raises HarnessError."""
     files = []
     for run in directories or _newest_runs():
-        draw = capacity_charts.draw if (run / trials.FILE).exists() else charts.draw
-        files += draw(run)
+        modules = [module for file, module in _DRAWING.items() if (run / file).exists()]
+        # Late, because matplotlib takes a second to import.
+        files += importlib.import_module([*modules, "bench.charts"][0]).draw(run)
     return files
 
 

@@ -32,7 +32,17 @@ from bench.trial import Summary
 
 DEFAULT_DIRECTORY = ROOT / "results"
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
-_PACKAGES = ("aiohttp", "matplotlib", "msgspec", "numpy", "psycopg", "SQLAlchemy", "uvloop")
+_PACKAGES = (
+    "aiohttp",
+    "matplotlib",
+    "msgspec",
+    "numpy",
+    "psycopg",
+    "pytest-benchmark",
+    "sortedcontainers",
+    "SQLAlchemy",
+    "uvloop",
+)
 
 LIMITS = (
     "Service, database and load generator share one machine; they take CPU from each other.",
@@ -110,15 +120,15 @@ def package_versions() -> dict[str, str]:
 
 
 def meta(command: str, conditions: dict[str, Any]) -> dict[str, Any]:
-    """The conditions of a run, those of this process included."""
+    """The conditions of a run, those of this process included; they may give ``limits``."""
     return {
         "command": command,
         "git": git_revision(),
         "machine": machine(),
         "python": sys.version.split()[0],
         "packages": package_versions(),
-        **conditions,
         "limits": list(LIMITS),
+        **conditions,
     }
 
 

@@ -28,9 +28,11 @@ READMES = {
 
 
 def newest_runs(results: Path = DEFAULT_DIRECTORY) -> list[Path]:
-    """The newest capacity run, and the newest run at fixed loads of each case."""
-    of_capacity = [run for run, conditions in _runs(results) if "layout" in conditions]
-    return [*of_capacity[-1:], *newest(results).values()]
+    """The newest run of each layout, and the newest run at fixed loads of each case."""
+    of_layout = {
+        conditions["layout"]: run for run, conditions in _runs(results) if "layout" in conditions
+    }
+    return [*of_layout.values(), *newest(results).values()]
 
 
 def newest_published(results: Path = DEFAULT_DIRECTORY) -> Path | None:

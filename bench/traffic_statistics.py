@@ -5,7 +5,6 @@ harness needs ``../requirements.txt`` too.
 """
 
 from dataclasses import dataclass
-from itertools import chain, repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -13,15 +12,13 @@ import numpy as np
 from bench import traffic
 from bench.figures import KIND_LABELS, percentile
 from bench.profiles import Bursts
+from bench.replay import carry_out, commands
 from bench.traffic import Flags, Floats, Flow, Kind, Market, Profile, Tape
 from common.engine import Engine
-from common.ids import FILL_BITS
-from common.model import NewOrder, Order, OrderType, Side
 
 # The symbols whose seconds are counted: with fewer than some orders a second, whole numbers hide
 # the rate behind them.
 BUSY_SYMBOLS = 20
-_US = 1_000_000
 
 
 class Statistic(NamedTuple):
@@ -105,52 +102,10 @@ class Offer:
 
 def trade_count(offer: Offer) -> int:
     """How many trades come of the tape on the seeded books, if every order arrives as intended."""
-    seeds, tape = traffic.seed_orders(offer.market), offer.tape
-    rows = zip(
-        tape.kind.tolist(),
-        (tape.intended_s * _US).astype(np.int64).tolist(),
-        tape.symbol.tolist(),
-        tape.side.tolist(),
-        tape.price.tolist(),
-        tape.quantity.tolist(),
-        (np.nan_to_num(tape.life_s) * _US).astype(np.int64).tolist(),
-        tape.target.tolist(),
-        strict=True,
+    engine = Engine()
+    return sum(
+        len(carry_out(engine, command).trades) for command in commands(offer.market, offer.tape)
     )
-    seed_rows = zip(
-        repeat(Kind.ORDER),
-        repeat(0),
-        seeds.symbol.tolist(),
-        seeds.side.tolist(),
-        seeds.price.tolist(),
-        seeds.quantity.tolist(),
-        repeat(int(traffic.ONE_DAY_S) * _US),
-        repeat(-1),
-        strict=False,
-    )
-    engine, orders, trades = Engine(), dict[int, Order](), 0
-    positions = range(-len(seeds), len(tape))
-    for position, row in zip(positions, chain(seed_rows, rows), strict=True):
-        kind, now_us, symbol, side, price, quantity, life_us, target = row
-        engine.expire(now_us)
-        if kind == Kind.ORDER:
-            asked = NewOrder(
-                document_number="",
-                side=Side(traffic.SIDES[side]),
-                order_type=OrderType.LIMIT if price else OrderType.MARKET,
-                symbol=offer.market.symbols[symbol],
-                price=price or None,
-                quantity=quantity,
-                valid_until_us=now_us + life_us if price else None,
-            )
-            sequence = position + len(seeds) + 1
-            orders[position] = asked.accepted(
-                order_id=sequence << FILL_BITS, sequence=sequence, broker_id=0, now_us=now_us
-            )
-            trades += len(engine.submit(orders[position]).trades)
-        elif kind == Kind.CANCEL and orders[target].is_open:
-            engine.cancel(orders[target], now_us)
-    return trades
 
 
 def statistics(offer: Offer) -> list[Statistic]:

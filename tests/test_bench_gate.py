@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import psutil  # type: ignore[import-untyped]
 import pytest
+from bench_records import a_trial
 from client import eventually
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,10 +18,9 @@ from hypothesis_profile import PROPERTY
 
 from bench import capacity, check_command, figures, gate, records, service, trials
 from bench.capacity import Mode, Options, Run, beside_the_generator, conditions, next_task
-from bench.figures import GeneratorHealth, KindFigures
 from bench.gate import Answer, Ruling, Standing, answer_of, rulings, sentence
 from bench.trials import Record
-from bench.verdict import Stability, Verdict
+from bench.verdict import Verdict
 
 ROOT = Path(__file__).resolve().parents[1]
 CASES = list(gate.ORDER)
@@ -276,42 +276,15 @@ CPU_US = {"null": 120.0, "v1": 900.0, "v2": 400.0, "v3": 180.0}
 
 
 def trial(case: str, rate: float, purpose: str, number: int, capacity_: float) -> Record:
-    nothing = KindFigures("all", 0, None, None, None, None, None, 0)
     noise = 1.0 + 0.01 * (number % 3 - 1)
-    return Record(
+    return a_trial(
         number=number,
         case=case,
-        repeat=1,
         purpose=purpose,
         rate=rate,
-        seed=1,
-        duration_s=4.0,
         offered_per_s=13.125 * rate,
         verdict=Verdict.PASS if rate <= capacity_ else Verdict.FAIL,
-        verdict_tight=Verdict.FAIL,
-        reasons=[],
-        total=1000,
-        over=0,
-        over_tight=0,
-        stability=Stability(13.125 * rate, 0.0, 0, 1.0, 1.0, None, None),
-        kinds=[nothing],
-        errors={},
-        generator=GeneratorHealth(0, 0, 0, 0, 0, None, None, None, 0, 0, 0, 0, 0, None, None, 0),
         cpu_us_per_request={"service": CPU_US[case] * noise, "generator": 60.0},
-        cpu_share={"service": 0.5, "generator": 0.1},
-        loop_lag_ms_p50=None,
-        loop_lag_ms_p99=None,
-        staleness_ms_p50=None,
-        staleness_ms_max=None,
-        flush_age_ms_max=None,
-        changes_per_flush=None,
-        pool_wait_ms_per_request=0.0,
-        pool_waiting_max=0,
-        transaction_retries=0,
-        database=None,
-        backlog=[0.0],
-        checks=[],
-        faults=[],
     )
 
 

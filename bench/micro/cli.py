@@ -1,0 +1,105 @@
+"""``python -m bench micro``: options, their checks, and the run as a whole."""
+
+import argparse
+import contextlib
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import records, service
+from bench.exchange_client import HarnessError
+from bench.micro import report
+from bench.micro.suite import BENCHMARKS, Suite
+from bench.options import INTERRUPTED, Parser, between, one_of
+from bench.report import Printer
+
+SIZE_MAX, QUICK_SIZE_MAX = 1_000_000, 10_000
+
+
+def parser() -> Parser:
+    """All options with their defaults."""
+    made = Parser(prog="python -m bench micro", description=__doc__)
+    made.add_argument(
+        "--only",
+        nargs="+",
+        default=list(BENCHMARKS),
+        metavar="NAME",
+        type=one_of(BENCHMARKS),
+        help=f"some of {', '.join(BENCHMARKS)} (all)",
+    )
+    size = made.add_mutually_exclusive_group()
+    size.add_argument(
+        "--size-max",
+        default=SIZE_MAX,
+        metavar="N",
+        type=between(1, SIZE_MAX, int),
+        help=f"cut all curves there, but to no less than two sizes ({SIZE_MAX})",
+    )
+    size.add_argument(
+        "--quick",
+        dest="size_max",
+        action="store_const",
+        const=QUICK_SIZE_MAX,
+        help=f"--size-max {QUICK_SIZE_MAX}: less than a minute",
+    )
+    made.add_argument("--out", default=records.DEFAULT_DIRECTORY, type=Path, metavar="DIR")
+    return made
+
+
+def main(given: Sequence[str]) -> int:
+    """Exit code 0, 1 (a wrong answer, or could not be done) or 130 (interrupted)."""
+    asked = parser().parse_args(given)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    printer = Printer()
+    command = shlex.join(["python", "-m", "bench", "micro", *given])
+    try:
+        records.check_writable(asked.out)
+        with service.database({}) as server:
+            directory = records.new_directory(asked.out)
+            return measure(directory, asked, command, server, printer)
+    except HarnessError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def measure(
+    directory: Path,
+    asked: argparse.Namespace,
+    command: str,
+    server: service.Database,
+    printer: Printer,
+) -> int:
+    """Run the benchmarks, and write what has passed, its report and its charts; the exit code."""
+    suite = Suite(asked.size_max, server, printer.say)
+    raw = directory / report.RAW
+    suite.run(list(dict.fromkeys(asked.only)), raw)
+    if not raw.exists():
+        directory.rmdir()
+        printer.say("nothing was measured")
+        return INTERRUPTED if suite.interrupted else 1
+    conditions: dict[str, Any] = {
+        "layout": report.LAYOUT,
+        "partial": suite.interrupted,
+        "failed": suite.failed,
+        "options": {"only": asked.only, "size_max": asked.size_max},
+        "postgres": {"version": server.version, "settings": server.settings},
+        "limits": list(report.LIMITS),
+    }
+    records.write_json(directory / "meta.json", records.meta(command, conditions))
+    # Late, because matplotlib takes a second to import.
+    from bench.micro import charts  # noqa: PLC0415
+
+    with contextlib.suppress(KeyboardInterrupt):
+        for line in report.tables(report.write(directory)):
+            printer.say(line)
+        charts.draw(directory)
+    if suite.interrupted:
+        printer.say("interrupted; what was measured until then is kept")
+    printer.say(f"\nresults in {os.path.relpath(directory)}")
+    return INTERRUPTED if suite.interrupted else int(bool(suite.failed))

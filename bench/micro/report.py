@@ -1,0 +1,227 @@
+"""A run of the micro-benchmarks as curves, fits and tables, all made from its raw times."""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from bench import records
+from bench.exchange_client import HarnessError
+from bench.micro.growth import Growth, fitted
+from bench.report import table
+
+LAYOUT = "micro-1"
+RAW, SUMMARY, REPORT = "benchmarks.json", "summary.json", "report.md"
+
+LIMITS = (
+    "One process does one thing again and again: what it needs is in the caches more than in a "
+    "service under load.",
+    "The exponent describes the sizes measured. It is no law beyond them: fixed costs flatten a "
+    "curve at its small end, and caches that overflow bend it upwards.",
+    "The standard error is that of the fit through the medians of one run; run-to-run variation is "
+    "not in it.",
+    "Books have evenly spread prices, and all their orders have the same quantity.",
+    "The start-up loads orders that have not traded, from a database that is in memory already.",
+    "Memory is what Python has allocated (tracemalloc), not what the system has given to Python.",
+)
+
+
+class Curve(NamedTuple):
+    """What is measured against what. A rate is operations per second, not time per operation."""
+
+    title: str
+    size: str
+    unit: str
+    per_second: float = 1e6
+    is_rate: bool = False
+
+
+CURVES = {
+    "insert": Curve("Insert: an order that rests", "resting orders in the book", "µs per order"),
+    "cancel": Curve("Cancel a random order", "resting orders in the book", "µs per order"),
+    "cross": Curve("Cross: an order with one fill", "resting orders in the book", "µs per order"),
+    "depth": Curve("Read ten levels", "resting orders in the book", "µs per read"),
+    "fills": Curve("An order with many fills", "fills of the order", "µs per order"),
+    "flush": Curve("Flush on the average mix", "new orders in the flush", "µs per order"),
+    "startup": Curve("Load the open orders", "open orders", "s", per_second=1.0),
+    "memory": Curve("Memory of a resting order", "resting orders in the book", "bytes per order"),
+    "engine": Curve(
+        "The engine on the average mix", "resting orders per symbol", "commands/s", is_rate=True
+    ),
+}
+# What stands in one picture, side by side.
+CHARTS = {
+    "book": ("Operations on a book", ("insert", "cancel", "cross", "depth")),
+    "fills": ("Fills per order", ("fills",)),
+    "engine": ("The engine alone, changes for the flush included", ("engine",)),
+    "flush": ("Cost of a flush per order", ("flush",)),
+    "startup": ("Start-up time", ("startup",)),
+    "memory": ("Memory per resting order", ("memory",)),
+}
+
+
+class Point(msgspec.Struct, frozen=True):
+    """One size, in the unit of the curve: quartiles and median of the rounds."""
+
+    size: int
+    low: float
+    median: float
+    high: float
+    rounds: int
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One series of a curve, by size, and how it grows."""
+
+    curve: str
+    series: str
+    points: list[Point]
+    growth: Growth | None
+
+
+class _Extra(msgspec.Struct, frozen=True):
+    """What ``bench/micro/measuring.py`` says of a benchmark."""
+
+    curve: str
+    series: str
+    size: int
+    operations: int
+    bytes_per_order: float | None = None
+
+
+class _Stats(msgspec.Struct, frozen=True):
+    """Seconds per round."""
+
+    q1: float
+    median: float
+    q3: float
+    rounds: int
+
+
+class _Benchmark(msgspec.Struct, frozen=True):
+    extra_info: _Extra
+    stats: _Stats
+
+
+class _Raw(msgspec.Struct, frozen=True):
+    benchmarks: list[_Benchmark]
+
+
+def read(directory: Path) -> list[Line]:
+    """The lines of a run, from the times of pytest-benchmark. Raises HarnessError."""
+    try:
+        raw = msgspec.json.decode((directory / RAW).read_bytes(), type=_Raw)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise HarnessError(f"{directory} holds no micro-benchmarks: {error}") from error
+    unknown = {each.extra_info.curve for each in raw.benchmarks} - CURVES.keys()
+    if unknown:
+        raise HarnessError(f"{directory} holds unknown curves: {', '.join(sorted(unknown))}")
+    return lines_of(raw.benchmarks)
+
+
+def lines_of(benchmarks: Sequence[_Benchmark]) -> list[Line]:
+    """In the order of CURVES, each with its points by size and its fit."""
+    order = list(CURVES)
+
+    def place(one: _Benchmark) -> tuple[int, str]:
+        return order.index(one.extra_info.curve), one.extra_info.series
+
+    lines = []
+    for (curve, series), group in groupby(sorted(benchmarks, key=place), key=place):
+        points = sorted(map(point_of, group), key=lambda point: point.size)
+        growth = fitted([each.size for each in points], [each.median for each in points])
+        lines.append(Line(order[curve], series, points, growth))
+    return lines
+
+
+def point_of(one: _Benchmark) -> Point:
+    """A measured size in the unit of its curve."""
+    said, stats, curve = one.extra_info, one.stats, CURVES[one.extra_info.curve]
+    if said.bytes_per_order is not None:
+        low = median = high = said.bytes_per_order
+    elif curve.is_rate:
+        low, median, high = (said.operations / each for each in (stats.q3, stats.median, stats.q1))
+    else:
+        low, median, high = (
+            each / said.operations * curve.per_second for each in (stats.q1, stats.median, stats.q3)
+        )
+    return Point(said.size, low, median, high, stats.rounds)
+
+
+def write(directory: Path) -> list[Line]:
+    """summary.json and report.md from the raw times of a run. Raises HarnessError."""
+    lines = read(directory)
+    meta = msgspec.json.decode((directory / "meta.json").read_bytes())
+    records.write_json(directory / SUMMARY, lines)
+    (directory / REPORT).write_text(markdown(meta, lines))
+    return lines
+
+
+def markdown(meta: dict[str, Any], lines: Sequence[Line]) -> str:
+    """report.md: conditions and limits before the figures."""
+    machine = meta["machine"]
+    text = ["# Micro-benchmarks", "", "```", meta["command"], "```", ""]
+    text += [
+        f"{machine['cores']} cores of {machine['cpu']}, Python {meta['python']}, "
+        f"PostgreSQL {meta['postgres']['version']}.",
+        "",
+        "Limits:",
+        "",
+        *(f"- {limit}" for limit in meta["limits"]),
+    ]
+    if meta["partial"]:
+        text += ["", "**Not complete.**"]
+    if meta["failed"]:
+        text += ["", "**Wrong answers, left out:**", "", *(f"- `{one}`" for one in meta["failed"])]
+    for name, (title, curves) in CHARTS.items():
+        if any(line.curve in curves for line in lines):
+            text += ["", f"## {title}", "", f"![{title}]({name}.svg)"]
+            text += tables([line for line in lines if line.curve in curves])
+    return "\n".join([*text, ""])
+
+
+def tables(lines: Sequence[Line]) -> list[str]:
+    """For each curve its medians, the quartiles in brackets, and the growth below."""
+    text = []
+    for curve, group in by_curve(lines):
+        headers = (curve.size, *(_heading(curve, line.series) for line in group))
+        sizes = sorted({point.size for line in group for point in line.points})
+        rows = [(f"{size:,}", *(_cell(line, size) for line in group)) for size in sizes]
+        rows.append(("growth", *(growth_text(line) for line in group)))
+        text += ["", f"{curve.title}:", "", *table(headers, rows)]
+    return text
+
+
+def by_curve(lines: Sequence[Line]) -> Iterator[tuple[Curve, list[Line]]]:
+    """The lines of each curve together."""
+    for name, group in groupby(lines, key=lambda line: line.curve):
+        yield CURVES[name], list(group)
+
+
+def growth_text(line: Line) -> str:
+    """Such as ``n^0.03 ± 0.01``."""
+    return "–" if line.growth is None else str(line.growth)
+
+
+def number(value: float) -> str:
+    """Three significant digits, no exponent."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3g}"
+
+
+def _heading(curve: Curve, series: str) -> str:
+    return f"{series}, {curve.unit}" if series else curve.unit
+
+
+def _cell(line: Line, size: int) -> str:
+    """``–`` where a benchmark is missing."""
+    for point in line.points:
+        if point.size == size:
+            median = number(point.median)
+            if point.rounds == 1:
+                return median
+            return f"{median} ({number(point.low)}–{number(point.high)})"
+    return "–"
