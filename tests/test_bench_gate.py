@@ -491,10 +491,6 @@ def test_another_run_is_not_resumed_as_a_check(
     assert "is no check against" in capsys.readouterr().err
 
 
-def test_the_committed_baseline_can_be_used() -> None:
-    assert gate.unusable(check_command.read(check_command.BASELINE).standings) is None
-
-
 def test_ctrl_c_ends_a_check_at_once_and_leaves_no_process(
     baseline_file: Path, tmp_path: Path
 ) -> None:
