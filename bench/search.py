@@ -51,16 +51,25 @@ class Capacity:
     confirmed: bool
 
 
-def next_step(votes: Sequence[Vote], start: float, width: float) -> Probe | Capacity:
-    """Where to measure next, or the result. ``width`` is that of the final bounds, 0.05 for 5 %."""
+def next_step(
+    votes: Sequence[Vote], start: float, width: float, known: Sequence[float] = ()
+) -> Probe | Capacity:
+    """Where to measure next, or the result. ``width`` is that of the final bounds, 0.05 for 5 %.
+
+    A search that repeats another begins at the bounds that are ``known`` from it. The repeats
+    confirm each other, so its own bounds need one trial each.
+    """
+    by_rate, standing = _by_rate(votes), _standings(votes)
+    untried = [rate for rate in known if rate not in by_rate]
+    if untried:
+        return Probe(untried[0], "confirm", len(untried) - 1)
     if not votes:
         return Probe(rounded(start), "bracket", _left(None, None, width, 0, 0))
-    by_rate, standing = _by_rate(votes), _standings(votes)
     low, high = bounds(votes)
     at_least = high is None or standing[high].verdict is Verdict.INVALID
     if len(votes) >= TRIALS_MAX:
         return Capacity(low, high, at_least, confirmed=False)
-    wanted = _wanted(by_rate, standing, (low, high), width)
+    wanted = _wanted(by_rate, standing, (low, high), width, confirm=not known)
     if wanted is None:
         return Capacity(low, high, at_least, confirmed=True)
     rate, purpose = wanted
@@ -108,6 +117,8 @@ def _wanted(
     standing: dict[float, "_Standing"],
     bounds: tuple[float | None, float | None],
     width: float,
+    *,
+    confirm: bool,
 ) -> tuple[float, str] | None:
     low, high = bounds
     for rate, seen in standing.items():
@@ -124,7 +135,7 @@ def _wanted(
         if low < middle < high:
             return middle, "bisect"
     for bound in (low, high):
-        if _valid_count(by_rate, bound) == 1:
+        if confirm and _valid_count(by_rate, bound) == 1:
             return bound, "confirm"
     return None
 
