@@ -196,6 +196,28 @@ def mode_of(options: Options, case: str) -> Mode:
     return MODES[mode.null] if case == NULL.label else mode
 
 
+def highest_rate(options: Options) -> float:
+    """The highest rate in the measured part of a trial, as a multiple of the trial's mean.
+
+    Of the first repeat, as far as the profile leaves it to the seed.
+    """
+    profile, duration_s = traffic.PROFILES[options.profile], MODES[options.mode].duration_s
+    market = traffic.market(profile, options.seed, 100.0)
+    course = traffic.flow(profile, market, options.seed, WARMUP_S + duration_s)
+    return course.highest_rate(WARMUP_S)
+
+
+def search_s(options: Options, case: str) -> float:
+    """About how long one search takes, with what is measured after it."""
+    mode = MODES[options.mode]
+    return (TRIALS_A_SEARCH + len(mode.around) + len(mode.at)) * trial_s(options, case)
+
+
+def trial_s(options: Options, case: str) -> float:
+    """About how long one trial takes."""
+    return mode_of(options, case).duration_s + WARMUP_S + TRIAL_OVERHEAD_S
+
+
 def trusted_per_s(done: Sequence[Record]) -> float:
     """The highest rate at which the generator was in time with the null server, requests/s."""
     in_time = [
@@ -205,7 +227,10 @@ def trusted_per_s(done: Sequence[Record]) -> float:
 
 
 class Run:
-    """A results directory that grows by one trial after the other."""
+    """A results directory that grows by one trial after the other.
+
+    ``after_s`` is how long other runs will take after it, for the time that is left.
+    """
 
     def __init__(
         self,
@@ -215,6 +240,7 @@ class Run:
         show: Say,
         *,
         modules: Modules | None = None,
+        after_s: float = 0.0,
     ) -> None:
         self.directory = directory
         self.options = options
@@ -222,6 +248,7 @@ class Run:
         self._say = say
         self._show = show
         self._modules = modules or {}
+        self._after_s = after_s
         self._bed: Bed | None = None
         self._bed_of = ("", 0)
         self._made = ExitStack()
@@ -249,11 +276,12 @@ class Run:
         before = [one for one in self.done if one.case == case and one.verdict is Verdict.PASS]
         if before:
             return max(one.rate for one in before)
+        highest = highest_rate(self.options)
         if case == NULL.label:
-            return NULL_START
+            return NULL_START / highest
         seeded_per_s = self._ready(case, 1).seeded_per_s or 0.0
-        profile = traffic.PROFILES[self.options.profile]
-        return max(5.0, START_SHARE_OF_SEEDING * 100.0 * seeded_per_s / profile.requests_per_s)
+        at_100_per_s = traffic.PROFILES[self.options.profile].requests_per_s * highest
+        return max(5.0, START_SHARE_OF_SEEDING * 100.0 * seeded_per_s / at_100_per_s)
 
     def _ready(self, case: str, repeat: int) -> Bed:
         """The bed of a search; the one before goes, so that only one database runs at a time."""
@@ -339,7 +367,9 @@ class Run:
             audit.not_done = stored.not_done
         if place.service is not None and place.service.stop_finding:
             audit.findings["service stops cleanly"] = [place.service.stop_finding]
-        return trials.record(setting, load, audit, trusted_per_s(self.done)), load.samples.measured
+        steady = traffic.PROFILES[self.options.profile].steady
+        one = trials.record(setting, load, audit, trusted_per_s(self.done), steady)
+        return one, load.samples.measured
 
     def _is_first_confirmation(self, setting: Setting) -> bool:
         """Reading everything back takes longest, so it is done once a search, near its result."""
@@ -349,22 +379,17 @@ class Run:
         )
 
     def _left_s(self, task: Task) -> float:
-        """About how long the rest of the run takes."""
-        per_search = (
-            TRIALS_A_SEARCH
-            + len(MODES[self.options.mode].around)
-            + len(MODES[self.options.mode].at)
+        """About how long the rest takes, that of the runs after this one included."""
+        options = self.options
+        cases = [NULL.label, *options.cases]
+        later = options.repeats - task.repeat
+        still = cases[cases.index(task.case) + 1 :]
+        return (
+            task.left * trial_s(options, task.case)
+            + sum(search_s(options, case) for case in still)
+            + sum(later * search_s(options, case) for case in cases)
+            + self._after_s
         )
-        cases = [NULL.label, *self.options.cases]
-        left = 0.0
-        for repeat in range(1, self.options.repeats + 1):
-            for case in cases:
-                each_s = mode_of(self.options, case).duration_s + WARMUP_S + TRIAL_OVERHEAD_S
-                if (repeat, cases.index(case)) > (task.repeat, cases.index(task.case)):
-                    left += per_search * each_s
-                elif (repeat, case) == (task.repeat, task.case):
-                    left += task.left * each_s
-        return left
 
 
 def line_of(one: Record, left_s: float) -> str:
