@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help bench-v1 bench-v2 bench-v3 bench-all capacity run-v1 run-v2 run-v3 test lint diff charts clean
+.PHONY: help bench-v1 bench-v2 bench-v3 bench-all bench-sensitivity capacity notebook run-v1 run-v2 run-v3 test lint diff charts clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 bench-v1: $(READY)  ## casev1 under B3 traffic at 50 % and 100 %, table and charts (2 minutes)
 	$(BIN)/python bench/perf_realistic.py --version v1 --spawn --scale 50 100 --duration 40
@@ -23,6 +23,12 @@ bench-all: bench-v1 bench-v2 bench-v3  ## the three of them, one after the other
 
 capacity: $(READY)  ## search the largest stable load of each case and of an empty server
 	$(BIN)/python -m bench capacity --version v1 v2 v3 --mode quick
+
+bench-sensitivity: $(READY)  ## the quick search under each profile: is the order kept? (40 minutes)
+	$(BIN)/python -m bench sensitivity
+
+notebook: $(READY)  ## execute notebooks/capacity.ipynb again on the newest results (half a minute)
+	$(BIN)/python -m bench notebook
 
 run-v1: $(READY)  ## serve casev1 on http://127.0.0.1:8000 with an embedded PostgreSQL
 	$(BIN)/python -m casev1

@@ -5,13 +5,15 @@ import importlib
 import sys
 from pathlib import Path
 
-from bench import traffic_command, trials
+from bench import sensitivity, traffic_command, trials
 from bench.exchange_client import HarnessError
+from bench.records import layout_of
 from bench.tables import newest_runs, write_all
 
-# Commands that measure have a module and a parser of their own.
-_MEASURING = {
+# Commands that need more packages than the others have a module and a parser of their own.
+_APART = {
     "capacity": ("bench.capacity_cli", "search the largest stable load"),
+    "sensitivity": ("bench.sensitivity_cli", "search under each profile of traffic"),
     "generator": ("bench.generator_test", "show what the load generator can do"),
 }
 
@@ -21,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, (_, summary) in _MEASURING.items():
+    for name, (_, summary) in _APART.items():
         commands.add_parser(name, help=summary, add_help=False)
     charts = commands.add_parser("charts", help="draw the charts of runs again, from raw data")
     charts.add_argument(
@@ -31,9 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
     traffic_command.add_options(
         commands.add_parser("traffic", help="show what a profile's traffic looks like")
     )
-    if given and given[0] in _MEASURING:
-        # Late, because to measure needs the packages of the service and the others do not.
-        module, _ = _MEASURING[given[0]]
+    if given and given[0] in _APART:
+        # Late, because to measure needs the packages of the service, and a notebook its own.
+        module, _ = _APART[given[0]]
         code: int = importlib.import_module(module).main(given[1:])
         return code
     options = parser.parse_args(given)
@@ -50,14 +52,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def draw_all(directories: list[Path]) -> list[Path]:
-    """Draw the charts of runs of either kind; the files. Raises HarnessError."""
+    """Draw the charts of runs of any kind; the files. Raises HarnessError."""
     # Late, because matplotlib takes a second to import.
-    from bench import capacity_charts, charts  # noqa: PLC0415
+    from bench import capacity_charts, charts, sensitivity_charts  # noqa: PLC0415
 
     files = []
     for run in directories or newest_runs():
-        draw = capacity_charts.draw if (run / trials.FILE).exists() else charts.draw
-        files += draw(run)
+        if (run / trials.FILE).exists():
+            files += capacity_charts.draw(run)
+        elif layout_of(run) == sensitivity.LAYOUT:
+            files += sensitivity_charts.draw(run)
+        else:
+            files += charts.draw(run)
     return files
 
 

@@ -1,15 +1,12 @@
 """``python -m bench capacity``: options, their checks, and the run as a whole."""
 
 import argparse
-import contextlib
 import os
 import shlex
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-import msgspec
 
 from bench import records, service
 from bench.capacity import LAYOUT, MODES, Options, Run, beside_the_generator, conditions
@@ -60,15 +57,18 @@ def main(given: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     printer = Printer()
     try:
-        run = _resumed(asked, printer) if asked.resume else _new(asked, printer)
+        run = resumed(asked.resume, printer) if asked.resume else _new(asked, printer)
     except HarnessError as error:
         print(error, file=sys.stderr)
         return 1
     return measure(run, printer, shlex.join(["python", "-m", "bench", "capacity", *given]))
 
 
-def measure(run: Run, printer: Printer, command: str) -> int:
-    """Complete a run and write its summary and charts; the exit code."""
+def measure(run: Run, printer: Printer, command: str, resume: str | None = None) -> int:
+    """Complete a run and write its summary and charts; the exit code.
+
+    ``resume`` is the command that goes on with it, if it is not the one of a run on its own.
+    """
     where = os.path.relpath(run.directory)
     code = 0
     try:
@@ -81,7 +81,7 @@ def measure(run: Run, printer: Printer, command: str) -> int:
     except KeyboardInterrupt:
         printer.say(
             f"interrupted; {len(run.done)} trials are kept, go on with: "
-            f"python -m bench capacity --resume {where}"
+            + (resume or f"python -m bench capacity --resume {where}")
         )
         code = INTERRUPTED
     _write_meta(run, command, partial=code != 0)
@@ -89,10 +89,12 @@ def measure(run: Run, printer: Printer, command: str) -> int:
         # Late, because matplotlib takes a second to import.
         from bench import capacity_charts, capacity_report  # noqa: PLC0415
 
-        with contextlib.suppress(KeyboardInterrupt):
+        try:
             for line in capacity_report.lines_of(capacity_report.write(run.directory)):
                 printer.say(line)
             capacity_charts.draw(run.directory)
+        except KeyboardInterrupt:
+            code = INTERRUPTED
     printer.say(f"\nresults in {where}")
     return code
 
@@ -108,11 +110,10 @@ def _new(asked: argparse.Namespace, printer: Printer) -> Run:
     return Run(records.new_directory(asked.out), options, printer.say, printer.live)
 
 
-def _resumed(asked: argparse.Namespace, printer: Printer) -> Run:
-    """The run of a directory, with the options that it was begun with."""
-    directory = asked.resume
+def resumed(directory: Path, printer: Printer, after_s: float = 0.0) -> Run:
+    """The run of a directory, with the options that it was begun with. Raises HarnessError."""
     options = read_options(directory)
-    run = Run(directory, options, printer.say, printer.live)
+    run = Run(directory, options, printer.say, printer.live, after_s=after_s)
     if any(one.faults for one in run.done):
         raise HarnessError(f"{directory}: this run is void, its audit has failed; begin a new one")
     return run
@@ -120,20 +121,7 @@ def _resumed(asked: argparse.Namespace, printer: Printer) -> Run:
 
 def read_options(directory: Path) -> Options:
     """What a run was asked for. Raises HarnessError when it is none of this layout."""
-
-    class Meta(msgspec.Struct):
-        layout: str
-        options: Options
-
-    if not directory.is_dir():
-        raise HarnessError(f"{directory}: no such run")
-    try:
-        meta = msgspec.json.decode((directory / "meta.json").read_bytes(), type=Meta)
-    except (OSError, msgspec.MsgspecError):
-        raise HarnessError(f"{directory}: results directory from another layout") from None
-    if meta.layout != LAYOUT:
-        raise HarnessError(f"{directory}: results directory from another layout ({meta.layout})")
-    return meta.options
+    return records.read_options(directory, LAYOUT, Options)
 
 
 def _write_meta(run: Run, command: str, *, partial: bool) -> None:

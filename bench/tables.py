@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import capacity_report
+from bench import capacity_report, sensitivity
 from bench.capacity import LAYOUT
 from bench.findings import Findings
 from bench.records import DEFAULT_DIRECTORY, read_summaries
@@ -26,9 +26,15 @@ READMES = {
 
 
 def newest_runs(results: Path = DEFAULT_DIRECTORY) -> list[Path]:
-    """The newest capacity run, and the newest run at fixed loads of each case."""
-    of_capacity = [run for run, conditions in _runs(results) if "layout" in conditions]
-    return [*of_capacity[-1:], *newest(results).values()]
+    """The newest capacity and sensitivity run, and the newest at fixed loads of each case."""
+    searches = [newest_of(layout, results) for layout in (LAYOUT, sensitivity.LAYOUT)]
+    return [*(run for run in searches if run is not None), *newest(results).values()]
+
+
+def newest_of(layout: str, results: Path = DEFAULT_DIRECTORY) -> Path | None:
+    """The newest run of a layout, whole or not."""
+    found = [run for run, conditions in _runs(results) if conditions.get("layout") == layout]
+    return found[-1] if found else None
 
 
 def newest_published(results: Path = DEFAULT_DIRECTORY) -> Path | None:
