@@ -14,6 +14,7 @@ from bench.tables import newest_runs, write_all
 _APART = {
     "capacity": ("bench.capacity_cli", "search the largest stable load"),
     "sensitivity": ("bench.sensitivity_cli", "search under each profile of traffic"),
+    "notebook": ("bench.notebook_cli", "execute a notebook in place"),
     "generator": ("bench.generator_test", "show what the load generator can do"),
 }
 
