@@ -5,21 +5,29 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help bench-v1 bench-v2 bench-v3 bench-all bench-check bench-micro capacity run-v1 run-v2 run-v3 test lint diff charts clean
+.PHONY: help bench-v1 bench-v2 bench-v3 bench-quick bench-all bench-publish bench-check bench-micro \
+        bench-sensitivity notebook run-v1 run-v2 run-v3 test lint diff charts clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-bench-v1: $(READY)  ## casev1 under B3 traffic at 50 % and 100 %, table and charts (2 minutes)
-	$(BIN)/python bench/perf_realistic.py --version v1 --spawn --scale 50 100 --duration 40
+bench-v1: $(READY)  ## search the capacity of casev1: table and charts (6 minutes)
+	$(BIN)/python -m bench capacity --version v1
 
-bench-v2: $(READY)  ## casev2 at 100 % and 300 %, table and charts (2 minutes)
-	$(BIN)/python bench/perf_realistic.py --version v2 --spawn --scale 100 300 --duration 40
+bench-v2: $(READY)  ## the same for casev2
+	$(BIN)/python -m bench capacity --version v2
 
-bench-v3: $(READY)  ## casev3 at 100 % and 300 %, table and charts (2 minutes)
-	$(BIN)/python bench/perf_realistic.py --version v3 --spawn --scale 100 300 --duration 40
+bench-v3: $(READY)  ## the same for casev3
+	$(BIN)/python -m bench capacity --version v3
 
-bench-all: bench-v1 bench-v2 bench-v3  ## the three of them, one after the other (6 minutes)
+bench-quick: $(READY)  ## the three cases with short trials and wide bounds (6 minutes)
+	$(BIN)/python -m bench capacity --mode quick
+
+bench-all: $(READY)  ## the three cases, and casev1 in two processes (18 minutes)
+	$(BIN)/python -m bench capacity --version v1 v1x2 v2 v3
+
+bench-publish: $(READY)  ## the same with long trials, five interleaved repeats (80 minutes)
+	$(BIN)/python -m bench capacity --version v1 v1x2 v2 v3 --mode publish
 
 bench-check: $(READY)  ## compare with the baseline: pass, regress, inconclusive (10 minutes)
 	$(BIN)/python -m bench check
@@ -27,8 +35,11 @@ bench-check: $(READY)  ## compare with the baseline: pass, regress, inconclusive
 bench-micro: $(READY)  ## cost of the engine, the flush and a start, and how it grows (6 minutes)
 	$(BIN)/python -m bench micro
 
-capacity: $(READY)  ## search the largest stable load of each case and of an empty server
-	$(BIN)/python -m bench capacity --version v1 v2 v3 --mode quick
+bench-sensitivity: $(READY)  ## the quick search under each profile: is the order kept? (40 minutes)
+	$(BIN)/python -m bench sensitivity
+
+notebook: $(READY)  ## execute notebooks/capacity.ipynb again on the newest results (half a minute)
+	$(BIN)/python -m bench notebook
 
 run-v1: $(READY)  ## serve casev1 on http://127.0.0.1:8000 with an embedded PostgreSQL
 	$(BIN)/python -m casev1

@@ -4,21 +4,24 @@ import argparse
 import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
-from bench import traffic_command, trials
+from bench import sensitivity, traffic_command, trials
 from bench.exchange_client import HarnessError
 from bench.micro.report import RAW
-from bench.records import DEFAULT_DIRECTORY
+from bench.records import DEFAULT_DIRECTORY, layout_of
 from bench.tables import newest_runs, write_all
 
-# Commands that measure have a module and a parser of their own.
-_MEASURING = {
+# Commands that need more packages than the others have a module and a parser of their own.
+_APART = {
     "capacity": ("bench.capacity_cli", "search the largest stable load"),
     "check": ("bench.check_command", "compare a short measurement with the baseline"),
+    "sensitivity": ("bench.sensitivity_cli", "search under each profile of traffic"),
+    "notebook": ("bench.notebook_cli", "execute a notebook in place"),
     "generator": ("bench.generator_test", "show what the load generator can do"),
     "micro": ("bench.micro.cli", "measure the parts of the cases, and how their costs grow"),
 }
-# What draws a run that has this file; any other is one at fixed loads.
+# What draws a run that has this file.
 _DRAWING = {trials.FILE: "bench.capacity_charts", RAW: "bench.micro.charts"}
 
 
@@ -27,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, (_, summary) in _MEASURING.items():
+    for name, (_, summary) in _APART.items():
         commands.add_parser(name, help=summary, add_help=False)
     charts = commands.add_parser("charts", help="draw the charts of runs again, from raw data")
     charts.add_argument(
@@ -37,9 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
     traffic_command.add_options(
         commands.add_parser("traffic", help="show what a profile's traffic looks like")
     )
-    if given and given[0] in _MEASURING:
-        # Late, because to measure needs the packages of the service and the others do not.
-        module, _ = _MEASURING[given[0]]
+    if given and given[0] in _APART:
+        # Late, because to measure needs the packages of the service, and a notebook its own.
+        module, _ = _APART[given[0]]
         code: int = importlib.import_module(module).main(given[1:])
         return code
     options = parser.parse_args(given)
@@ -59,10 +62,19 @@ def draw_all(directories: list[Path]) -> list[Path]:
     """Draw the charts of runs of any kind; the files. Raises HarnessError."""
     files = []
     for run in directories or _newest_runs():
-        modules = [module for file, module in _DRAWING.items() if (run / file).exists()]
-        # Late, because matplotlib takes a second to import.
-        files += importlib.import_module([*modules, "bench.charts"][0]).draw(run)
+        files += _module_of(run).draw(run)
     return files
+
+
+def _module_of(run: Path) -> Any:
+    """What draws a run; without a sign of another kind it is one at fixed loads."""
+    if layout_of(run) == sensitivity.LAYOUT:
+        name = "bench.sensitivity_charts"
+    else:
+        names = (module for file, module in _DRAWING.items() if (run / file).exists())
+        name = next(names, "bench.charts")
+    # Late, because matplotlib takes a second to import.
+    return importlib.import_module(name)
 
 
 def _newest_runs() -> list[Path]:

@@ -7,7 +7,6 @@ where it was.
 import contextlib
 import os
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -35,7 +34,7 @@ LAYOUT = "capacity-2"
 # client that sends the next order after a reply finds the service busier than it is: half is safe.
 START_SHARE_OF_SEEDING = 0.5
 NULL_START = 500.0
-TRIALS_A_SEARCH = 9
+TRIALS_TO_FIND, TRIALS_TO_CONFIRM, KNOWN_BOUNDS = 5, 4, 2
 TRIAL_OVERHEAD_S = 4.0  # new process, copy of the database, audit
 FIRST_DOCUMENT = 1_000_000  # the seed orders have the numbers before
 
@@ -45,12 +44,14 @@ class Mode(msgspec.Struct, frozen=True):
 
     After its search each case, and the null server too, is measured at the shares of its capacity
     in ``around``, as often as each stands there, and at the rates in ``at``, percent of B3, that it
-    can carry.
+    can carry. ``duration_s`` is that of a trial; one that only looks for the bounds, or that stands
+    besides the search, may be as short as ``explore_s``.
     """
 
     name: str
     duration_s: float
     width: float
+    explore_s: float
     repeats: int = 1
     around: tuple[float, ...] = ()
     at: tuple[float, ...] = ()
@@ -65,12 +66,13 @@ _HALVES = (HALF, HALF, HALF)
 MODES = {
     mode.name: mode
     for mode in (
-        Mode("quick", 4.0, 0.10),
-        Mode("default", 10.0, 0.05, around=_HALVES),
+        Mode("quick", 4.0, 0.10, 4.0),
+        Mode("default", 10.0, 0.05, 10.0, around=_HALVES),
         Mode(
             "publish",
             30.0,
             0.025,
+            10.0,
             repeats=5,
             around=(*_HALVES, 0.75, 0.9, 1.0, 1.1),
             at=(25.0, 100.0, 300.0),
@@ -174,8 +176,13 @@ def search_step(
     start: Callable[[str], float] = lambda case: 0.0,
 ) -> Probe | Capacity:
     """Where one search stands; ``start`` matters only before its first trial."""
-    said = search_votes(done, case, repeat)
-    return next_step(said, 0.0 if said else start(case), mode_of(options, case).width)
+    said, width = search_votes(done, case, repeat), mode_of(options, case).width
+    known: list[float] = []
+    if repeat > 1:
+        first = search_step(options, done, case, 1)
+        if isinstance(first, Capacity):
+            known = [rate for rate in (first.low, first.high) if rate is not None]
+    return next_step(said, 0.0 if said or known else start(case), width, known)
 
 
 def curve(mode: Mode, found: Capacity) -> list[float]:
@@ -204,8 +211,39 @@ def mode_of(options: Options, case: str = "") -> Mode:
     mode = MODES[options.mode]
     if case == NULL.label:
         mode = MODES[mode.null]
-    duration_s = mode.duration_s if options.trial_s is None else options.trial_s
-    return msgspec.structs.replace(mode, duration_s=duration_s)
+    if options.trial_s is None:
+        return mode
+    return msgspec.structs.replace(mode, duration_s=options.trial_s, explore_s=options.trial_s)
+
+
+def duration_of(mode: Mode, purpose: str) -> float:
+    """How long a trial is measured, in seconds: what decides is measured longer."""
+    return mode.duration_s if purpose in ("confirm", "repeat") else mode.explore_s
+
+
+def highest_rate(options: Options) -> float:
+    """The highest rate in the measured part of a trial, as a multiple of the trial's mean.
+
+    Of the first repeat, as far as the profile leaves it to the seed.
+    """
+    profile, duration_s = traffic.PROFILES[options.profile], MODES[options.mode].duration_s
+    market = traffic.market(profile, options.seed, 100.0)
+    course = traffic.flow(profile, market, options.seed, WARMUP_S + duration_s)
+    return course.highest_rate(WARMUP_S)
+
+
+def search_s(options: Options, case: str, repeat: int = 1) -> float:
+    """About how long one search takes, with what is measured after it."""
+    mode, curve_ = mode_of(options, case), MODES[options.mode]
+    if repeat > 1:
+        return KNOWN_BOUNDS * trial_s(mode, "confirm")
+    exploring = TRIALS_TO_FIND + len(curve_.around) + len(curve_.at)
+    return exploring * trial_s(mode, "bracket") + TRIALS_TO_CONFIRM * trial_s(mode, "confirm")
+
+
+def trial_s(mode: Mode, purpose: str) -> float:
+    """About how long one trial takes."""
+    return duration_of(mode, purpose) + WARMUP_S + TRIAL_OVERHEAD_S
 
 
 def trusted_per_s(done: Sequence[Record]) -> float:
@@ -217,7 +255,10 @@ def trusted_per_s(done: Sequence[Record]) -> float:
 
 
 class Run:
-    """A results directory that grows by one trial after the other."""
+    """A results directory that grows by one trial after the other.
+
+    ``after_s`` is how long other runs will take after it, for the time that is left.
+    """
 
     def __init__(
         self,
@@ -227,6 +268,7 @@ class Run:
         show: Say,
         *,
         modules: Modules | None = None,
+        after_s: float = 0.0,
     ) -> None:
         self.directory = directory
         self.options = options
@@ -234,18 +276,16 @@ class Run:
         self._say = say
         self._show = show
         self._modules = modules or {}
+        self._after_s = after_s
         self._bed: Bed | None = None
         self._bed_of = ("", 0)
         self._made = ExitStack()
-        self._took_s: list[float] = []
 
     def complete(self) -> None:
         """Measure whatever is missing. Raises HarnessError, also when an audit fails."""
         with self._made:
             while (task := self._next()) is not None:
-                began_s = time.monotonic()
                 one = self._trial(self._ready(task.case, task.repeat), task)
-                self._took_s.append(time.monotonic() - began_s)
                 self._say(line_of(one, self._left_s(task)))
                 if one.faults:
                     raise HarnessError(
@@ -261,11 +301,12 @@ class Run:
         before = [one for one in self.done if one.case == case and one.verdict is Verdict.PASS]
         if before:
             return max(one.rate for one in before)
+        highest = highest_rate(self.options)
         if case == NULL.label:
-            return NULL_START
+            return NULL_START / highest
         seeded_per_s = self._ready(case, 1).seeded_per_s or 0.0
-        profile = traffic.PROFILES[self.options.profile]
-        return max(5.0, START_SHARE_OF_SEEDING * 100.0 * seeded_per_s / profile.requests_per_s)
+        at_100_per_s = traffic.PROFILES[self.options.profile].requests_per_s * highest
+        return max(5.0, START_SHARE_OF_SEEDING * 100.0 * seeded_per_s / at_100_per_s)
 
     def _ready(self, case: str, repeat: int) -> Bed:
         """The bed of a search; the one before goes, so that only one database runs at a time."""
@@ -298,7 +339,7 @@ class Run:
             purpose=task.purpose,
             rate=task.rate,
             seed=self._seed(task.repeat),
-            duration_s=mode.duration_s,
+            duration_s=duration_of(mode, task.purpose),
             offered_per_s=profile.requests_per_s * task.rate / 100.0,
         )
         with tempfile.TemporaryDirectory() as workdir:
@@ -352,7 +393,9 @@ class Run:
             audit.not_done = stored.not_done
         if place.service is not None and place.service.stop_finding:
             audit.findings["service stops cleanly"] = [place.service.stop_finding]
-        return trials.record(setting, load, audit, trusted_per_s(self.done)), load.samples.measured
+        steady = traffic.PROFILES[self.options.profile].steady
+        one = trials.record(setting, load, audit, trusted_per_s(self.done), steady)
+        return one, load.samples.measured
 
     def _is_first_confirmation(self, setting: Setting) -> bool:
         """Reading everything back takes longest, so it is done once a search, near its result."""
@@ -362,22 +405,17 @@ class Run:
         )
 
     def _left_s(self, task: Task) -> float:
-        """About how long the rest of the run takes."""
-        per_search = (
-            TRIALS_A_SEARCH
-            + len(MODES[self.options.mode].around)
-            + len(MODES[self.options.mode].at)
+        """About how long the rest takes, that of the runs after this one included."""
+        options = self.options
+        cases = [NULL.label, *options.cases]
+        still = cases[cases.index(task.case) + 1 :]
+        later = range(task.repeat + 1, options.repeats + 1)
+        return (
+            task.left * trial_s(mode_of(options, task.case), task.purpose)
+            + sum(search_s(options, case, task.repeat) for case in still)
+            + sum(search_s(options, case, repeat) for repeat in later for case in cases)
+            + self._after_s
         )
-        cases = [NULL.label, *self.options.cases]
-        left = 0.0
-        for repeat in range(1, self.options.repeats + 1):
-            for case in cases:
-                each_s = mode_of(self.options, case).duration_s + WARMUP_S + TRIAL_OVERHEAD_S
-                if (repeat, cases.index(case)) > (task.repeat, cases.index(task.case)):
-                    left += per_search * each_s
-                elif (repeat, case) == (task.repeat, task.case):
-                    left += task.left * each_s
-        return left
 
 
 def line_of(one: Record, left_s: float) -> str:

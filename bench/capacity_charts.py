@@ -21,6 +21,7 @@ from bench.chart_style import (
     SKY,
     STYLES,
     limit_line,
+    log_loads,
     log_milliseconds,
     nines,
     percentile_axis,
@@ -44,11 +45,17 @@ _CPU_PARTS = (("service", BLUE, ""), ("postgres", ORANGE, "//"), ("generator", S
 
 def draw(directory: Path) -> list[Path]:
     """Draw all charts of a run; the files. Raises HarnessError for what is no such run."""
+    drawn = figures(directory).items()
+    return [file for name, one in drawn for file in save(one, directory / name)]
+
+
+def figures(directory: Path) -> dict[str, Figure]:
+    """All charts of a run by their names; none without a trial of a case. Raises HarnessError."""
     options, done = read_options(directory), trials.read(directory)
     findings = found(options, done)
     if not findings.cases:
-        return []
-    figures: dict[str, Figure] = {
+        return {}
+    return {
         "capacity": capacity(findings),
         "latency-by-load": latency_by_load(findings, done),
         "percentiles": percentiles(findings, done, directory),
@@ -56,12 +63,11 @@ def draw(directory: Path) -> list[Path]:
         "cpu": cpu(findings),
         "staleness": staleness(findings, done),
     }
-    return [file for name, one in figures.items() for file in save(one, directory / name)]
 
 
 def capacity(findings: Findings) -> Figure:
     """Each case's largest stable load with its range, 100 % of B3, and the null server."""
-    every = [*findings.cases, *([findings.null] if findings.null else [])]
+    every = findings.every
     figure = Figure(figsize=(8, 1.2 + 0.55 * len(every)), layout="constrained")
     axes = figure.add_subplot()
     figure.suptitle("Max capacity: largest load that stays stable, p99 ≤ 50 ms", weight="bold")
@@ -121,7 +127,7 @@ def latency_by_load(findings: Findings, done: Sequence[Record]) -> Figure:
             )
         limit_line(axes)
         axes.axhline(TIGHT_LIMIT_MS, color="grey", linestyle=":", linewidth=1, label="10 ms")
-        _log_loads(axes, [one.rate for one in own])
+        log_loads(axes, [one.rate for one in own])
         log_milliseconds(axes)
         axes.set_title(f"{each.case}: {capacity_text(each)}", loc="left", fontsize=10)
         axes.set_xlabel("load (% of B3)")
@@ -195,7 +201,7 @@ def backlog(findings: Findings, done: Sequence[Record]) -> Figure:
 
 def cpu(findings: Findings) -> Figure:
     """CPU per request at the capacity, by process."""
-    every = [*findings.cases, *([findings.null] if findings.null else [])]
+    every = findings.every
     figure = Figure(figsize=(8, 1.4 + 0.55 * len(every)), layout="constrained")
     axes = figure.add_subplot()
     figure.suptitle("CPU per request at capacity", weight="bold")
@@ -238,7 +244,7 @@ def staleness(findings: Findings, done: Sequence[Record]) -> Figure:
             linestyle=":",
             label="oldest change not in the database",
         )
-        _log_loads(axes, [one.rate for one in own])
+        log_loads(axes, [one.rate for one in own])
         log_milliseconds(axes)
         axes.set_title(each.case, loc="left", fontsize=10)
         axes.set_xlabel("load (% of B3)")
@@ -276,16 +282,6 @@ def _median_line(
         for load in loads
     ]
     axes.plot(loads, medians, linewidth=1.4, marker=".", **style)  # type: ignore[arg-type]
-
-
-def _log_loads(axes: Axes, loads: Sequence[float]) -> None:
-    if not loads:
-        return  # an axis without data cannot be logarithmic
-    axes.set_xscale("log")
-    ticks = (10, 25, 50, 100, 200, 300, 500, 700, 1000)
-    shown = [load for load in ticks if 0.7 * min(loads) <= load <= 1.4 * max(loads)]
-    axes.set_xticks(shown, [str(load) for load in shown])
-    axes.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
 
 
 def _legend_below(figure: Figure, panels: Sequence[Axes]) -> None:

@@ -1,15 +1,11 @@
 """``python -m bench capacity``: options, their checks, and the run as a whole."""
 
 import argparse
-import contextlib
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-import msgspec
 
 from bench import records, service
 from bench.capacity import LAYOUT, MODES, Options, Run, beside_the_generator, conditions
@@ -23,6 +19,7 @@ from bench.options import (
     between,
     one_of,
     pins_of,
+    stop_on_signals,
 )
 from bench.report import Printer
 from bench.traffic import PROFILES
@@ -72,10 +69,10 @@ def parser() -> Parser:
 def main(given: Sequence[str]) -> int:
     """Exit code 0, 1 (void, or could not be done) or 130 (interrupted)."""
     asked = _asked(given)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stop_on_signals()
     printer = Printer()
     try:
-        run = _resumed(asked, printer) if asked.resume else _new(asked, printer)
+        run = resumed(asked.resume, printer) if asked.resume else _new(asked, printer)
     except HarnessError as error:
         print(error, file=sys.stderr)
         return 1
@@ -98,8 +95,11 @@ def _asked(given: Sequence[str]) -> argparse.Namespace:
     return asked
 
 
-def measure(run: Run, printer: Printer, command: str) -> int:
-    """Complete a run and write its summary and charts; the exit code."""
+def measure(run: Run, printer: Printer, command: str, resume: str | None = None) -> int:
+    """Complete a run and write its summary and charts; the exit code.
+
+    ``resume`` is the command that goes on with it, if it is not the one of a run on its own.
+    """
     where = os.path.relpath(run.directory)
     code = 0
     try:
@@ -112,7 +112,7 @@ def measure(run: Run, printer: Printer, command: str) -> int:
     except KeyboardInterrupt:
         printer.say(
             f"interrupted; {len(run.done)} trials are kept, go on with: "
-            f"python -m bench capacity --resume {where}"
+            + (resume or f"python -m bench capacity --resume {where}")
         )
         code = INTERRUPTED
     _write_meta(run, command, partial=code != 0)
@@ -120,10 +120,12 @@ def measure(run: Run, printer: Printer, command: str) -> int:
         # Late, because matplotlib takes a second to import.
         from bench import capacity_charts, capacity_report  # noqa: PLC0415
 
-        with contextlib.suppress(KeyboardInterrupt):
+        try:
             for line in capacity_report.lines_of(capacity_report.write(run.directory)):
                 printer.say(line)
             capacity_charts.draw(run.directory)
+        except KeyboardInterrupt:
+            code = INTERRUPTED
     printer.say(f"\nresults in {where}")
     return code
 
@@ -148,11 +150,11 @@ def _new(asked: argparse.Namespace, printer: Printer) -> Run:
     return Run(records.new_directory(asked.out), options, printer.say, printer.live)
 
 
-def _resumed(asked: argparse.Namespace, printer: Printer) -> Run:
-    """The run of a directory, with the options that it was begun with."""
-    directory = asked.resume
+def resumed(directory: Path, printer: Printer, after_s: float = 0.0) -> Run:
+    """The run of a directory, with the options that it was begun with. Raises HarnessError."""
     try:
-        run = Run(directory, read_options(directory), printer.say, printer.live)
+        options = read_options(directory)
+        run = Run(directory, options, printer.say, printer.live, after_s=after_s)
     except HarnessError as error:
         raise HarnessError(f"--resume: {error}") from None
     if any(one.faults for one in run.done):
@@ -162,20 +164,7 @@ def _resumed(asked: argparse.Namespace, printer: Printer) -> Run:
 
 def read_options(directory: Path) -> Options:
     """What a run was asked for. Raises HarnessError when it is none of this layout."""
-
-    class Meta(msgspec.Struct):
-        layout: str
-        options: Options
-
-    if not directory.is_dir():
-        raise HarnessError(f"{directory}: no such run")
-    try:
-        meta = msgspec.json.decode((directory / "meta.json").read_bytes(), type=Meta)
-    except (OSError, msgspec.MsgspecError):
-        raise HarnessError(f"{directory}: results directory from another layout") from None
-    if meta.layout != LAYOUT:
-        raise HarnessError(f"{directory}: results directory from another layout ({meta.layout})")
-    return meta.options
+    return records.read_options(directory, LAYOUT, Options)
 
 
 def _write_meta(run: Run, command: str, *, partial: bool) -> None:

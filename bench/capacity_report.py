@@ -35,7 +35,7 @@ def read(directory: Path) -> Findings:
 
 def lines_of(findings: Findings) -> list[str]:
     """The tables, as Markdown that reads well in a terminal too."""
-    every = [*findings.cases, *([findings.null] if findings.null else [])]
+    every = findings.every
     return [
         "",
         *capacity_table(every),
@@ -44,8 +44,13 @@ def lines_of(findings: Findings) -> list[str]:
         "",
         *cost_table(every),
         "",
-        *(f"- {each.limit.sentence}" for each in findings.cases if each.limit),
+        *limit_lines(findings.cases),
     ]
+
+
+def limit_lines(cases: Sequence[Finding]) -> list[str]:
+    """What limits each case, with the figures that say so."""
+    return [f"- {each.limit.sentence}" for each in cases if each.limit]
 
 
 def capacity_table(cases: Sequence[Finding]) -> list[str]:
@@ -151,10 +156,7 @@ def markdown(directory: Path, findings: Findings, done: Sequence[Record]) -> str
         "",
         *(f"- {limit}" for limit in meta["limits"]),
     ]
-    if meta["partial"]:
-        lines += ["", "**Not complete.**"]
-    if meta["void"]:
-        lines += ["", "**VOID: an audit failed.**"]
+    lines += records.doubts(meta)
     lines += lines_of(findings)
     for name, text in CHARTS.items():
         lines += ["", f"![{text}]({name}.svg)"]

@@ -4,6 +4,7 @@ Colours are those of Okabe and Ito, which colour-blind people can tell apart; li
 and hatches differ as well, so the charts can be read in grey.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -45,6 +46,17 @@ mpl.rcParams.update(
 def limit_line(axes: Axes) -> None:
     """Where the 99th percentile may not be above."""
     axes.axhline(LIMIT_MS, color="black", linestyle=":", linewidth=1, label="limit 50 ms (p99)")
+
+
+def log_loads(axes: Axes, loads: Sequence[float]) -> None:
+    """A logarithmic axis of loads with plain numbers as far as ``loads`` reach."""
+    if not loads:
+        return  # an axis without data cannot be logarithmic
+    axes.set_xscale("log")
+    ticks = (10, 25, 50, 100, 200, 300, 500, 700, 1000)
+    shown = [load for load in ticks if 0.7 * min(loads) <= load <= 1.4 * max(loads)]
+    axes.set_xticks(shown, [str(load) for load in shown])
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def log_milliseconds(axes: Axes) -> None:

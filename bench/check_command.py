@@ -3,7 +3,6 @@
 import argparse
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from bench.capacity import Options, Run
 from bench.capacity_cli import measure, read_options
 from bench.exchange_client import HarnessError
 from bench.gate import Answer, Baseline
-from bench.options import INTERRUPTED, Parser, pins_of
+from bench.options import INTERRUPTED, Parser, pins_of, stop_on_signals
 from bench.report import Printer, table
 from bench.service import NULL
 
@@ -66,7 +65,7 @@ def parser() -> Parser:
 def main(given: Sequence[str]) -> int:
     """The exit code, as ``--help`` lists them."""
     asked = parser().parse_args(given)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stop_on_signals()
     printer = Printer()
     try:
         if asked.renew is not None:

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import os
 import shlex
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -27,6 +26,7 @@ from bench.options import (
     between,
     one_of,
     pins_of,
+    stop_on_signals,
 )
 from bench.service import Place
 from bench.traffic import PROFILES
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = _options(given)
     # Whoever ends the harness politely gets partial results and no process left behind.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stop_on_signals()
     printer = report.Printer()
     try:
         records.check_writable(options.out)

@@ -70,6 +70,11 @@ class Findings(msgspec.Struct, frozen=True):
     null: Finding | None
     cases: list[Finding]
 
+    @property
+    def every(self) -> list[Finding]:
+        """The cases, then the null server."""
+        return [*self.cases, *([self.null] if self.null else [])]
+
 
 def found(options: Options, records: Sequence[Record]) -> Findings:
     """The findings of a run, whole or not; a case without trials is left out."""

@@ -17,7 +17,7 @@ from bench.exchange_client import Broker, HarnessError
 from bench.figures import Samples
 from bench.loadgen import Event, Finished, Progress, Spec, Start, Started, share_of
 from bench.observe import Seen, watching
-from bench.service import ROOT, Place, end_with_parent
+from bench.service import ROOT, Place, child
 from bench.traffic import Tape
 
 WARMUP_S = 2.0
@@ -105,15 +105,15 @@ def _core(cores: list[int], first: int, part: int) -> int:
 @contextmanager
 def _generator(spec: Spec) -> Iterator[subprocess.Popen[bytes]]:
     with _log(spec).open("wb") as errors:
-        process = subprocess.Popen(
+        process = child(
             [sys.executable, "-m", "bench.loadgen"],
+            SIGKILL,
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
             # A Ctrl-C in the terminal must not kill it before it has saved its arrays.
             start_new_session=True,
-            preexec_fn=end_with_parent(SIGKILL),  # noqa: PLW1509 - one system call
         )
     # Leaving the block closes the pipes and waits; killing first makes sure that it ends.
     with process:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -20,6 +21,13 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(self.wrong_usage, f"{message.removeprefix('argument ')}\n")
+
+
+def stop_on_signals() -> None:
+    """Ctrl-C and SIGTERM both end a run in order, also one that a shell has put in the background,
+    where it ignores Ctrl-C unless told otherwise."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
 
 
 def one_of(allowed: Sequence[str]) -> Callable[[str], str]:

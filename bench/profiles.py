@@ -122,6 +122,11 @@ class Profile:
     def requests_per_s(self) -> float:
         return self.messages_per_s / (1.0 - self.reads_of_all)
 
+    @property
+    def steady(self) -> bool:
+        """Whether the rate of all symbols together stays the same during a run."""
+        return self.rhythm == Parts()
+
     def kind_shares(self) -> Floats:
         """The share of each kind among all requests, shape (6,), in the order of ``Kind``."""
         writes = np.array([self.orders_per_s, self.cancels_per_s]) / self.requests_per_s

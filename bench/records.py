@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -30,6 +30,7 @@ from bench.figures import Samples
 from bench.service import ROOT
 from bench.trial import Summary
 
+T = TypeVar("T")
 DEFAULT_DIRECTORY = ROOT / "results"
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
 _PACKAGES = (
@@ -132,9 +133,43 @@ def meta(command: str, conditions: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def doubts(meta: dict[str, Any]) -> list[str]:
+    """What a report says of a run that is not all it should be; paragraphs of Markdown."""
+    said = {"partial": "**Not complete.**", "void": "**VOID: an audit failed.**"}
+    return [line for name, text in said.items() if meta[name] for line in ("", text)]
+
+
 def write_json(path: Path, content: Any) -> None:
     """Indented, so that people and ``diff`` can read it."""
     _write_whole(path, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
+
+
+def layout_of(directory: Path) -> str | None:
+    """The layout that a run directory names; None when it names none or is no run."""
+    try:
+        meta = msgspec.json.decode((directory / "meta.json").read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return meta.get("layout")
+
+
+def read_options(directory: Path, layout: str, kind: type[T]) -> T:
+    """What a run was asked for. Raises HarnessError when it is none of this layout."""
+
+    class Meta(msgspec.Struct):
+        layout: str
+        options: msgspec.Raw
+
+    if not directory.is_dir():
+        raise HarnessError(f"{directory}: no such run")
+    try:
+        meta = msgspec.json.decode((directory / "meta.json").read_bytes(), type=Meta)
+        if meta.layout == layout:
+            return msgspec.json.decode(meta.options, type=kind)
+        other = f" ({meta.layout})"
+    except (OSError, msgspec.MsgspecError):
+        other = ""
+    raise HarnessError(f"{directory}: results directory from another layout{other}")
 
 
 def write_samples(directory: Path, name: str, samples: Samples) -> None:

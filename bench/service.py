@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench import cpu
 from bench.exchange_client import HarnessError, Target
@@ -193,7 +194,33 @@ def _served(service: Service, log: Path) -> Iterator[Service]:
         service.stop_finding = _stop(service.process, log)
 
 
-def end_with_parent(how: int) -> Callable[[], None] | None:
+def child(command: list[str], how: int, **options: Any) -> subprocess.Popen[bytes]:
+    """Start a process that does not outlive this one; where it would, the kernel sends ``how``.
+
+    Ctrl-C waits until it has started: what Python runs around a fork would swallow it.
+    """
+    interrupts: list[int] = []
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    held = {each: handler for each, handler in handlers.items() if callable(handler)}
+    for each in held:
+        signal.signal(each, lambda number, _: interrupts.append(number))
+    try:
+        process = subprocess.Popen(
+            command,
+            preexec_fn=_end_with_parent(how),  # noqa: PLW1509 - one system call
+            **options,
+        )
+    finally:
+        for each, handler in held.items():
+            signal.signal(each, handler)
+    if interrupts:
+        with process:
+            process.kill()
+        signal.raise_signal(interrupts[0])
+    return process
+
+
+def _end_with_parent(how: int) -> Callable[[], None] | None:
     """For ``preexec_fn``: the kernel sends ``how`` when this process ends, however it ends."""
     if sys.platform != "linux":
         return None
@@ -205,8 +232,9 @@ def _launch(
     module: list[str], log: Path, pins: dict[str, int], settings: dict[str, str]
 ) -> subprocess.Popen[bytes]:
     with log.open("wb") as out:
-        process = subprocess.Popen(
+        process = child(
             [sys.executable, "-m", *module],
+            signal.SIGTERM,
             cwd=ROOT,
             env=os.environ | settings,
             stdin=subprocess.DEVNULL,
@@ -214,7 +242,6 @@ def _launch(
             stderr=subprocess.STDOUT,
             # A Ctrl-C in the terminal is for the harness, which then stops the service in order.
             start_new_session=True,
-            preexec_fn=end_with_parent(signal.SIGTERM),  # noqa: PLW1509 - one system call
         )
     if "service" in pins:
         os.sched_setaffinity(process.pid, {pins["service"]})

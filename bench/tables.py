@@ -35,6 +35,12 @@ def newest_runs(results: Path = DEFAULT_DIRECTORY) -> list[Path]:
     return [*of_layout.values(), *newest(results).values()]
 
 
+def newest_of(layout: str, results: Path = DEFAULT_DIRECTORY) -> Path | None:
+    """The newest run of a layout, whole or not."""
+    found = [run for run, conditions in _runs(results) if conditions.get("layout") == layout]
+    return found[-1] if found else None
+
+
 def newest_published(results: Path = DEFAULT_DIRECTORY) -> Path | None:
     """The newest whole capacity run in publish mode."""
     published = [

@@ -89,6 +89,10 @@ class Flow:
     rate: Floats
     popularity: Floats
 
+    def highest_rate(self, from_s: float) -> float:
+        """The highest rate of all symbols together from an instant on."""
+        return float(self.rate[self.edges_s[1:] > from_s].max())
+
 
 @dataclass(frozen=True)
 class Tape:

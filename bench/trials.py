@@ -103,8 +103,13 @@ class Setting(msgspec.Struct, frozen=True):
     offered_per_s: float
 
 
-def record(setting: Setting, load: Load, audit: Audit, trusted_per_s: float) -> Record:
-    """The figures and the verdict of a trial; ``trusted_per_s`` as in ``invalid_reasons``."""
+def record(
+    setting: Setting, load: Load, audit: Audit, trusted_per_s: float, steady: bool
+) -> Record:
+    """The figures and the verdict of a trial.
+
+    ``trusted_per_s`` as in ``invalid_reasons``, ``steady`` as in ``Stability.reasons``.
+    """
     samples, seen = load.samples, load.seen
     measured = samples.measured
     health = figures.generator_health(measured, load.finished, setting.duration_s)
@@ -118,7 +123,7 @@ def record(setting: Setting, load: Load, audit: Audit, trusted_per_s: float) -> 
         seen.flushed_after_s(),
     )
     invalid = verdict.invalid_reasons(health, setting.offered_per_s, trusted_per_s)
-    reasons = stability.reasons()
+    reasons = stability.reasons(steady)
     total = len(measured.kind)
     over, over_tight = (verdict.over_limit(samples, ms) for ms in (LIMIT_MS, TIGHT_LIMIT_MS))
     if invalid:

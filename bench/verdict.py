@@ -53,16 +53,20 @@ class Stability:
     flush_age_ms_max: float | None
     flushed_after_s: float | None
 
-    def reasons(self) -> list[str]:
-        """Why the trial was not stable; empty when it was."""
+    def reasons(self, steady: bool = True) -> list[str]:
+        """Why the trial was not stable; empty when it was.
+
+        Unless the rate is ``steady``, growth and drift say how the profile goes, not how the
+        service does; the percentile and the backlog at the end still find a queue that grows.
+        """
         found = []
-        if self.growth_per_s > GROWTH_SHARE_MAX * self.offered_per_s:
+        if steady and self.growth_per_s > GROWTH_SHARE_MAX * self.offered_per_s:
             share = self.growth_per_s / self.offered_per_s
             found.append(f"backlog grows by {share:.1%} of the rate at least")
         backlog_max = 2 * self.offered_per_s * LIMIT_MS / 1e3
         if self.backlog > backlog_max:
             found.append(f"{self.backlog:,} in flight at the end (limit {backlog_max:,.0f})")
-        if drifts(self.p99_ms_first, self.p99_ms_second):
+        if steady and drifts(self.p99_ms_first, self.p99_ms_second):
             first, second = _text(self.p99_ms_first), _text(self.p99_ms_second)
             found.append(f"p99 drifts from {first} to {second} ms")
         if (self.flush_age_ms_max or 0.0) > FLUSH_AGE_MAX_MS:

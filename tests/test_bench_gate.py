@@ -546,7 +546,7 @@ def of_cpu(ruled: list[Ruling]) -> Answer:
 def test_a_service_that_burns_100_us_more_for_each_request_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(capacity.MODES, "short", Mode("short", 1.0, 0.1, null="short"))
+    monkeypatch.setitem(capacity.MODES, "short", Mode("short", 1.0, 0.1, 1.0, null="short"))
     monkeypatch.setattr(capacity, "WARMUP_S", 0.5)
     # A generator that is late on a busy machine spoils latencies; here only CPU is looked at.
     monkeypatch.setattr(figures, "SEND_LAG_MS_MAX", 100.0)

@@ -7,7 +7,7 @@ import pytest
 from bench_records import HEALTHY
 from msgspec import structs
 
-from bench import verdict
+from bench import traffic, verdict
 from bench.figures import Samples
 from bench.traffic import Floats, Kind
 from bench.verdict import Stability, Verdict, at_most_one_percent, growth_bound, stability
@@ -95,6 +95,31 @@ def test_a_creeping_latency_fails_although_it_is_within_the_limit() -> None:
     creeping = samples(0.012 + 0.003 * np.maximum(intended_s, 0.0), intended_s)
     assert verdict.over_limit(creeping, 50.0) == 0
     assert decided(creeping) is Verdict.FAIL
+
+
+def day(seed: int, duration_s: float) -> Floats:
+    """Arrivals of a short trial at a mean of RATE; they come ever faster after its warm-up."""
+    profile = traffic.PROFILES["day"]
+    scale = 100.0 * RATE / profile.requests_per_s
+    return traffic.tape(profile, seed, scale, WARMUP_S + duration_s).intended_s - WARMUP_S
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_rate_that_rises_is_no_drift(seed: int) -> None:
+    # At the close 94 % of what the server can do: a queue, but never one of 50 ms.
+    given = queue(day(seed, 4.0), 0.75e-3)
+    found = stability(given, RATE, 4.0)
+    assert "p99 drifts" in found.reasons()[0]
+    assert found.reasons(steady=False) == []
+    assert verdict.over_limit(given, 50.0) == 0
+
+
+def test_an_overload_is_seen_without_the_rules_for_a_steady_rate() -> None:
+    given = queue(day(1, 4.0), 1.1e-3)
+    found = stability(given, RATE, 4.0)
+    assert "in flight at the end" in found.reasons(steady=False)[0]
+    over = verdict.over_limit(given, 50.0)
+    assert verdict.judged([], len(given.measured.kind), over) is Verdict.FAIL
 
 
 def test_bursts_that_clear_up_are_no_growth() -> None:

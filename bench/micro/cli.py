@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from bench import records, service
 from bench.exchange_client import HarnessError
 from bench.micro import report
 from bench.micro.suite import BENCHMARKS, Suite
-from bench.options import INTERRUPTED, Parser, between, one_of
+from bench.options import INTERRUPTED, Parser, between, one_of, stop_on_signals
 from bench.report import Printer
 
 SIZE_MAX, QUICK_SIZE_MAX = 1_000_000, 10_000
@@ -53,7 +52,7 @@ def parser() -> Parser:
 def main(given: Sequence[str]) -> int:
     """Exit code 0, 1 (a wrong answer, or could not be done) or 130 (interrupted)."""
     asked = parser().parse_args(given)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stop_on_signals()
     printer = Printer()
     command = shlex.join(["python", "-m", "bench", "micro", *given])
     try:

@@ -1,0 +1,77 @@
+"""What ``notebooks/capacity.ipynb`` shows: tables and charts of the records, as a notebook shows.
+
+It decides what is there to be shown, so that the notebook itself only says in which order.
+"""
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from IPython.display import Image, Markdown
+from matplotlib.figure import Figure
+
+from bench import records, sensitivity, sensitivity_charts, sensitivity_report
+from bench.capacity import LAYOUT
+from bench.exchange_client import HarnessError
+from bench.tables import newest_of, newest_published
+
+NOT_PUBLISHED = (
+    "**No run is published yet.** This is the newest capacity run instead: the fewer and shorter "
+    "its trials, the wider its bounds."
+)
+
+
+def run_to_show(results: Path) -> Path:
+    """The published capacity run, else the newest one. Raises HarnessError without any."""
+    run = newest_published(results) or newest_of(LAYOUT, results)
+    if run is None:
+        raise HarnessError(f"{results}: no capacity run; make one with: make capacity")
+    return run
+
+
+def conditions(run: Path) -> Markdown:
+    """Which run is shown, how it was made, and how far it can be believed."""
+    meta = _meta(run)
+    machine, mode = meta["machine"], meta["mode"]
+    lines = [
+        f"`{meta['command']}`",
+        "",
+        f"{run.name}: {machine['cores']} cores of {machine['cpu']}, Python {meta['python']}, "
+        f"{meta['profile_label']}, mode {mode['name']} (trials of {mode['duration_s']:g} s, "
+        f"bounds within {mode['width']:.1%}).",
+        "",
+        *(f"- {limit}" for limit in meta["limits"]),
+    ]
+    if run != newest_published(run.parent):
+        lines += ["", NOT_PUBLISHED]
+    return markdown([*lines, *records.doubts(meta)])
+
+
+def markdown(lines: Sequence[str]) -> Markdown:
+    """Lines of a report."""
+    return Markdown("\n".join(lines or ["Not measured in this run."]))
+
+
+def picture(figure: Figure) -> Image:
+    """A chart, small enough to be kept in the notebook."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return Image(file.getvalue())
+
+
+def sensitivity_of(results: Path) -> list[Markdown | Image]:
+    """Table, chart and reading of the newest sensitivity run, or that there is none."""
+    run = newest_of(sensitivity.LAYOUT, results)
+    found = sensitivity_report.from_records(run) if run else sensitivity.Sensitivity([])
+    if run is None or not found.profiles:
+        return [Markdown("No run is there yet; make one with `make bench-sensitivity`.")]
+    said = [f"{run.name}:", *records.doubts(_meta(run)), "", *sensitivity_report.lines_of(found)]
+    hints = [f"- {hint}" for hint in sensitivity_report.READING]
+    return [markdown(said), picture(sensitivity_charts.orders(found)), markdown(hints)]
+
+
+def _meta(run: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((run / "meta.json").read_text())
+    return content
