@@ -62,7 +62,7 @@ class Reply:
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self.body = body
-        self.status = status
+        self.status = int(status)  # a member of HTTPStatus hashes in Python, twice for a reply
         self.content_type = content_type if body else ""
         self.headers = headers
         self.closes = False
