@@ -45,7 +45,7 @@ def bench_startup(
         assert ledger.orders == engine.open_orders
 
     name(benchmark, "startup", "", size)
-    measure(benchmark, nothing, start, check, rounds=3 if size == 1_000_000 else 5)
+    measure(benchmark, nothing, start, check, rounds=2, warmup_rounds=0)
 
 
 async def load(url: str) -> Memory:
