@@ -25,7 +25,7 @@ LIMITS = (
     "curve at its small end, and caches that overflow bend it upwards.",
     "The standard error is that of the fit through the medians of one run; run-to-run variation is "
     "not in it.",
-    "Books have evenly spread prices, and all their orders have the same quantity.",
+    "Books have evenly spread prices; all orders have one quantity and live a day.",
     "The start-up loads orders that have not traded, from a database that is in memory already.",
     "Memory is what Python has allocated (tracemalloc), not what the system has given to Python.",
 )
@@ -235,8 +235,6 @@ def _cell(line: Line, size: int) -> str:
     """``–`` where a benchmark is missing."""
     for point in line.points:
         if point.size == size:
-            median = number(point.median)
-            if point.low == point.high:
-                return median
-            return f"{median} ({number(point.low)}–{number(point.high)})"
+            low, median, high = map(number, (point.low, point.median, point.high))
+            return median if low == high else f"{median} ({low}–{high})"
     return "–"
