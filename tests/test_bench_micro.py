@@ -18,7 +18,16 @@ from conftest import NewDatabase
 import common.changes
 from bench import records
 from bench.__main__ import main
-from bench.micro import bench_book, bench_engine, bench_flush, bench_startup, cli, report
+from bench.micro import (
+    bench_book,
+    bench_engine,
+    bench_fills,
+    bench_flush,
+    bench_memory,
+    bench_startup,
+    cli,
+    report,
+)
 from bench.micro.books import SHAPES, Books
 from bench.micro.growth import Growth, fitted
 from bench.micro.measuring import decades
@@ -82,15 +91,13 @@ def test_sizes_are_powers_of_ten() -> None:
 
 
 def timed(curve: str, series: str, size: int, operations: int, *seconds: float) -> dict[str, Any]:
-    q1, median, q3 = seconds
     said = {"curve": curve, "series": series, "size": size, "operations": operations}
-    return {"extra_info": said, "stats": {"q1": q1, "median": median, "q3": q3, "rounds": 50}}
+    return {"extra_info": said, "stats": {"data": seconds}}
 
 
 def remembered(size: int, bytes_per_order: float) -> dict[str, Any]:
-    made = timed("memory", "engine", size, 1, 9.0, 9.0, 9.0)
+    made = timed("memory", "engine", size, 1, 9.0)
     made["extra_info"]["bytes_per_order"] = bytes_per_order
-    made["stats"]["rounds"] = 1
     return made
 
 
@@ -100,9 +107,9 @@ def recorded(tmp_path: Path) -> Path:
     benchmarks = [
         timed("insert", "few prices", 100, 100, 1e-4, 2e-4, 3e-4),
         timed("insert", "few prices", 10, 100, 1e-4, 2e-4, 3e-4),
-        timed("insert", "many prices", 10, 100, 2e-4, 2e-4, 2e-4),
-        timed("cancel", "few prices", 10, 10, 1e-4, 1e-4, 1e-4),
-        timed("cancel", "few prices", 1000, 10, 1e-3, 1e-3, 1e-3),
+        timed("insert", "many prices", 10, 100, 2e-4),
+        timed("cancel", "few prices", 10, 10, 1e-4),
+        timed("cancel", "few prices", 1000, 10, 1e-3),
         timed("engine", "", 100, 500, 0.004, 0.005, 0.010),
         timed("engine", "", 1000, 500, 0.004, 0.005, 0.010),
         remembered(1000, 900.0),
@@ -126,16 +133,25 @@ def test_the_report_shows_medians_quartiles_and_growth(recorded: Path) -> None:
     report.write(recorded)
     text = (recorded / report.REPORT).read_text()
     lines = [" ".join(line.split()) for line in text.splitlines()]
-    assert "| 10 | 2.00 (1.00–3.00) | 2.00 (2.00–2.00) |" in lines
-    assert "| 100 | 2.00 (1.00–3.00) | – |" in lines
+    assert "| 10 | 2.00 (1.50–2.50) | 2.00 |" in lines
+    assert "| 100 | 2.00 (1.50–2.50) | – |" in lines
     assert "| growth | n^0.00 | – |" in lines
-    assert "| 1,000 | 100 (100–100) |" in lines
+    assert "| 1,000 | 100 |" in lines
     assert "| growth | n^0.50 |" in lines
-    assert "| 100 | 100,000 (50,000–125,000) |" in lines
+    assert "| 100 | 100,000 (75,000–112,500) |" in lines
     assert "| 10,000 | 900 |" in lines
     assert "- It is made up." in lines
     assert "Flush" not in text
     assert "Not complete" not in text
+
+
+def test_the_rounds_of_all_turns_count_alike(recorded: Path) -> None:
+    slower = [timed("insert", "few prices", 10, 100, 4e-4, 5e-4)]
+    (recorded / report.RAW_OF_TURN.format(2)).write_text(json.dumps({"benchmarks": slower}))
+    insert, *_ = report.read(recorded)
+    small, large = insert.points
+    assert (small.rounds, large.rounds) == (5, 3)
+    assert (small.low, small.median, small.high) == pytest.approx((2.0, 3.0, 4.0))
 
 
 def test_the_report_says_what_is_missing(recorded: Path) -> None:
@@ -258,8 +274,8 @@ BOOKS = {
     "depth": bench_book.bench_depth,
 }
 IN_MEMORY: dict[str, Callable[[Rounds], None]] = {
-    "fills": lambda rounds: bench_book.bench_fills(rounds, 10),
-    "memory": lambda rounds: bench_book.bench_memory(rounds, 1000, bench_book.WITH_LEDGER),
+    "fills": lambda rounds: bench_fills.bench_fills(rounds, 10),
+    "memory": lambda rounds: bench_memory.bench_memory(rounds, 1000, bench_memory.WITH_LEDGER),
     "engine": lambda rounds: bench_engine.bench_engine(rounds, 100),
     "encode": lambda rounds: bench_flush.bench_encode(rounds, 10),
 }
@@ -347,7 +363,8 @@ async def emptied(url: str) -> None:
     [
         (["--size-max", "0"], "--size-max", "1 to 1000000"),
         (["--size-max", "many"], "--size-max", "1 to 1000000"),
-        (["--only", "trains"], "--only", "book, engine, flush, startup"),
+        (["--only", "trains"], "--only", "book, fills, engine, flush, startup, memory"),
+        (["--turns", "0"], "--turns", "1 to 100"),
         (["--quick", "--size-max", "10"], "--size-max", "--quick"),
     ],
 )
@@ -376,14 +393,15 @@ def test_a_place_that_cannot_be_written_is_one_line(
 def micro(place: Path, *arguments: str, program: str = "") -> subprocess.CompletedProcess[str]:
     """A small run of its own process, after the lines of ``program``."""
     code = f"{program}\nimport sys\nfrom bench.micro.cli import main\nsys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, "--size-max", "10", "--out", str(place), *arguments]
+    small = ("--size-max", "10", "--out", str(place))
+    command = [sys.executable, "-c", code, *small, *arguments]
     return subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
 
 
 def test_a_run_leaves_raw_times_fits_report_and_charts(tmp_path: Path) -> None:
-    done = micro(tmp_path, "--only", "flush")
+    done = micro(tmp_path, "--only", "flush", "--turns", "1")
     assert (done.returncode, done.stderr) == (0, "")
     [directory] = tmp_path.iterdir()
     kinds = {file.name for file in directory.iterdir()}
@@ -408,14 +426,15 @@ def test_a_wrong_answer_is_left_out_and_fails_the_run(tmp_path: Path) -> None:
         "right = BookSide.depth\n"
         "BookSide.depth = lambda side, depth: right(side, depth)[1:]"
     )
-    done = micro(tmp_path, "--only", "book", program=program)
+    done = micro(tmp_path, "--only", "book", "--turns", "2", program=program)
     assert (done.returncode, done.stderr) == (1, "")
     assert "FAILED depth [" in done.stdout
     [directory] = tmp_path.iterdir()
-    curves = {line.curve for line in report.read(directory)}
-    assert curves == {"insert", "cancel", "cross", "fills", "memory"}
+    lines = report.read(directory)
+    assert {line.curve for line in lines} == {"insert", "cancel", "cross"}
+    assert {point.rounds for line in lines for point in line.points} == {2 * bench_book.ROUNDS}
     failed = json.loads((directory / "meta.json").read_text())["failed"]
-    assert failed
+    assert len(failed) == 2 * len(SHAPES)
     assert all("bench_depth" in one for one in failed)
 
 
@@ -425,7 +444,7 @@ def test_ctrl_c_keeps_what_was_measured_and_leaves_no_process(tmp_path: Path) ->
         command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         assert process.stdout
-        first = next(line for line in process.stdout if " of " in line)
+        first = next(line for line in process.stdout if "insert" in line)
         children = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()

@@ -1,39 +1,23 @@
-"""One operation on books of 10 to 1,000,000 resting orders, and orders with many fills."""
+"""One operation on books of 10 to 1,000,000 resting orders."""
 
-import tracemalloc
-from itertools import count, groupby, islice
+from itertools import groupby, islice
 
 import pytest
 
-from bench.micro.books import (
-    BASE_PRICE,
-    LOT,
-    NOW_US,
-    OPERATIONS,
-    SHAPES,
-    Books,
-    limit_order,
-    resting_orders,
-)
-from bench.micro.measuring import Benchmark, as_in_service, decades, measure, name
+from bench.micro.books import LOT, NOW_US, OPERATIONS, SHAPES, Books, limit_order
+from bench.micro.measuring import Benchmark, decades, measure, name
 from common.book import BookSide
-from common.engine import Engine
-from common.ids import FILL_BITS
-from common.ledger import Ledger
 from common.matching import price_of
-from common.model import CloseReason, Level, NewOrder, Order, OrderType, Side
+from common.model import CloseReason, Level, Order, Side
 
-ROUNDS = 50
+ROUNDS = 20
 SIZES = decades(10, 1_000_000)
 DEPTH = 5  # levels a side, ten in all: what the smallest book has
-FILLS = 1000
-FILL_PRICES = 100
-WITH_LEDGER = "engine and ledger"
 on_books = pytest.mark.parametrize(
     "books",
     [pytest.param((size, shape), id=f"{shape}-{size}") for shape in SHAPES for size in SIZES],
     indirect=True,
-    scope="session",  # so that the four benchmarks follow each other on the same books
+    scope="module",  # so that the four benchmarks follow each other on the same books
 )
 Shown = list[tuple[list[Level], list[Level]]]  # asks and bids of books
 
@@ -143,75 +127,6 @@ def bench_depth(benchmark: Benchmark, books: Books) -> None:
 
     name(benchmark, "depth", books.shape, books.size)
     measure(benchmark, nothing, read, check, rounds=ROUNDS, operations=OPERATIONS)
-
-
-@pytest.mark.parametrize("size", decades(1, FILLS))
-def bench_fills(benchmark: Benchmark, size: int) -> None:
-    """A market order that takes ``size`` resting orders, ten of which share a price."""
-    engine, sequences = Engine(), count(1)
-
-    def fill() -> list[Order]:
-        """Takers that take the whole book, one after the other."""
-        assert not engine.books, "those before have taken everything"
-        for number in range(FILLS):
-            price = BASE_PRICE + number * FILL_PRICES // FILLS
-            engine.rest(limit_order("TEST", Side.ASK, price, LOT, next(sequences)))
-        return [market_order("TEST", size * LOT, next(sequences)) for _ in range(FILLS // size)]
-
-    def take(takers: list[Order]) -> None:
-        for taker in takers:
-            engine.submit(taker)
-
-    def check(takers: list[Order]) -> None:
-        engine.check()
-        assert not engine.open_orders
-        prices = [trade.price for taker in takers for trade in taker.trades]
-        assert len(prices) == FILLS
-        assert prices == sorted(prices), "best first"
-        assert all(taker.close_reason is CloseReason.FILLED for taker in takers)
-
-    name(benchmark, "fills", "", size)
-    with as_in_service():
-        measure(benchmark, fill, take, check, rounds=20, operations=FILLS // size)
-
-
-@pytest.mark.parametrize("size", decades(1000, 1_000_000))
-@pytest.mark.parametrize("keeper", ["engine", WITH_LEDGER])
-def bench_memory(benchmark: Benchmark, size: int, keeper: str) -> None:
-    """The memory that a resting order takes, itself included; its time is of no use."""
-
-    def nothing() -> tuple[Engine, Ledger]:
-        tracemalloc.start()
-        return Engine(), Ledger(closed_age_max_us=0, closed_count_max=0)
-
-    def fill(kept: tuple[Engine, Ledger]) -> None:
-        engine, ledger = kept
-        for order in resting_orders("TEST", BASE_PRICE, size, count(1)):
-            engine.rest(order)
-            if keeper == WITH_LEDGER:
-                ledger.add(order)
-
-    def check(kept: tuple[Engine, Ledger]) -> None:
-        engine, ledger = kept
-        in_use, _ = tracemalloc.get_traced_memory()
-        benchmark.extra_info["bytes_per_order"] = in_use / size
-        engine.check()
-        assert len(engine.open_orders) == size
-        assert len(ledger.orders) == (size if keeper == WITH_LEDGER else 0)
-
-    name(benchmark, "memory", keeper, size)
-    try:
-        measure(benchmark, nothing, fill, check, rounds=1, warmup_rounds=0)
-    finally:
-        tracemalloc.stop()
-
-
-def market_order(symbol: str, quantity: int, sequence: int) -> Order:
-    """An order to buy at any price."""
-    asked = NewOrder("1", Side.BID, OrderType.MARKET, symbol, None, quantity, None)
-    return asked.accepted(
-        order_id=sequence << FILL_BITS, sequence=sequence, broker_id=2, now_us=NOW_US
-    )
 
 
 def levels_of(side: BookSide, depth: int) -> list[Level]:

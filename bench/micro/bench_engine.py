@@ -43,7 +43,7 @@ def bench_engine(benchmark: Benchmark, size: int) -> None:
 
     name(benchmark, "engine", "", size)
     with as_in_service():
-        rounds = 20 if size < 100_000 else 5
+        rounds = 10 if size < 100_000 else 2
         measure(benchmark, prepare, run, check, rounds=rounds, operations=COMMANDS)
 
 

@@ -18,8 +18,8 @@ from common.model import Order, Trade
 from common.queries import INSERT_ORDERS
 from common.writer import Writer
 
-ROUNDS = 20
-SECONDS = 60.0
+ROUNDS = 10
+SECONDS = 30.0
 PATIENCE_S = 60.0
 AVERAGE = traffic.PROFILES["average"]
 T = TypeVar("T")
@@ -27,7 +27,7 @@ Done = list[tuple[Command, Outcome]]
 
 
 class Mix:
-    """A minute of the average day, carried out bit by bit, and all that has come of it."""
+    """Half a minute of the average day, carried out bit by bit, and all that has come of it."""
 
     def __init__(self) -> None:
         place = traffic.market(AVERAGE, 1, 100.0)

@@ -14,6 +14,7 @@ from common.model import NewOrder, Order, OrderType, Side
 OPERATIONS = 100
 LOT = 100
 BROKERS = 100
+ORDERS_PER_S = 700
 NOW_US = 1_700_000_000_000_000
 # Where the passive orders of the tape rest, as shares of the base price (bench/traffic.py).
 BIDS_FROM, ASKS_FROM, WIDTH = 0.80, 1.05, 0.15
@@ -23,7 +24,7 @@ _DAY_S = 86_400
 
 
 def limit_order(symbol: str, side: Side, price: int, quantity: int, sequence: int) -> Order:
-    """An order that ends in a day or two, few in the same second."""
+    """An order that ends a day after it came; orders come as fast as at 100 %."""
     asked = NewOrder(
         document_number="1",
         side=side,
@@ -31,7 +32,7 @@ def limit_order(symbol: str, side: Side, price: int, quantity: int, sequence: in
         symbol=symbol,
         price=price,
         quantity=quantity,
-        valid_until_us=NOW_US + (_DAY_S + sequence % _DAY_S) * _SECOND_US,
+        valid_until_us=NOW_US + (_DAY_S + sequence // ORDERS_PER_S) * _SECOND_US,
     )
     return asked.accepted(
         order_id=sequence << FILL_BITS,

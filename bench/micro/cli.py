@@ -12,11 +12,12 @@ from typing import Any
 from bench import records, service
 from bench.exchange_client import HarnessError
 from bench.micro import report
-from bench.micro.suite import BENCHMARKS, Suite
+from bench.micro.suite import BENCHMARKS, REPEATED_SIZE_MAX, Suite
 from bench.options import INTERRUPTED, Parser, between, one_of, stop_on_signals
 from bench.report import Printer
 
 SIZE_MAX, QUICK_SIZE_MAX = 1_000_000, 10_000
+TURNS = 3
 
 
 def parser() -> Parser:
@@ -40,10 +41,15 @@ def parser() -> Parser:
     )
     size.add_argument(
         "--quick",
-        dest="size_max",
-        action="store_const",
-        const=QUICK_SIZE_MAX,
-        help=f"--size-max {QUICK_SIZE_MAX}: less than a minute",
+        action="store_true",
+        help=f"--size-max {QUICK_SIZE_MAX} --turns 1: less than a minute",
+    )
+    made.add_argument(
+        "--turns",
+        default=TURNS,
+        metavar="N",
+        type=between(1, 100, int),
+        help=f"measure sizes to {REPEATED_SIZE_MAX} so often, one after the other ({TURNS})",
     )
     made.add_argument("--out", default=records.DEFAULT_DIRECTORY, type=Path, metavar="DIR")
     return made
@@ -52,6 +58,8 @@ def parser() -> Parser:
 def main(given: Sequence[str]) -> int:
     """Exit code 0, 1 (a wrong answer, or could not be done) or 130 (interrupted)."""
     asked = parser().parse_args(given)
+    if asked.quick:
+        asked.size_max, asked.turns = QUICK_SIZE_MAX, 1
     stop_on_signals()
     printer = Printer()
     command = shlex.join(["python", "-m", "bench", "micro", *given])
@@ -75,18 +83,22 @@ def measure(
     printer: Printer,
 ) -> int:
     """Run the benchmarks, and write what has passed, its report and its charts; the exit code."""
-    suite = Suite(asked.size_max, server, printer.say)
-    raw = directory / report.RAW
-    suite.run(list(dict.fromkeys(asked.only)), raw)
-    if not raw.exists():
+    suite = Suite(server, printer.say)
+    names = list(dict.fromkeys(asked.only))
+    for turn in range(1, asked.turns + 1):
+        if not suite.interrupted:
+            printer.say(f"turn {turn} of {asked.turns}", "bold")
+            size_max = asked.size_max if turn == 1 else min(asked.size_max, REPEATED_SIZE_MAX)
+            suite.run(names, size_max, directory / report.RAW_OF_TURN.format(turn))
+    if not (directory / report.RAW).exists():
         directory.rmdir()
         printer.say("nothing was measured")
         return INTERRUPTED if suite.interrupted else 1
     conditions: dict[str, Any] = {
         "layout": report.LAYOUT,
         "partial": suite.interrupted,
-        "failed": suite.failed,
-        "options": {"only": asked.only, "size_max": asked.size_max},
+        "failed": list(dict.fromkeys(suite.failed)),
+        "options": {"only": names, "size_max": asked.size_max, "turns": asked.turns},
         "postgres": {"version": server.version, "settings": server.settings},
         "limits": list(report.LIMITS),
     }

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 
 from bench import records
 from bench.exchange_client import HarnessError
@@ -13,7 +14,9 @@ from bench.micro.growth import Growth, fitted
 from bench.report import table
 
 LAYOUT = "micro-1"
-RAW, SUMMARY, REPORT = "benchmarks.json", "summary.json", "report.md"
+# The raw times of each turn; the first is always there.
+RAW_OF_TURN, RAW = "turn-{}.json", "turn-1.json"
+SUMMARY, REPORT = "summary.json", "report.md"
 
 LIMITS = (
     "One process does one thing again and again: what it needs is in the caches more than in a "
@@ -22,7 +25,7 @@ LIMITS = (
     "curve at its small end, and caches that overflow bend it upwards.",
     "The standard error is that of the fit through the medians of one run; run-to-run variation is "
     "not in it.",
-    "Books have evenly spread prices, and all their orders have the same quantity.",
+    "Books have evenly spread prices; all orders have one quantity and live a day.",
     "The start-up loads orders that have not traded, from a database that is in memory already.",
     "Memory is what Python has allocated (tracemalloc), not what the system has given to Python.",
 )
@@ -63,7 +66,7 @@ CHARTS = {
 
 
 class Point(msgspec.Struct, frozen=True):
-    """One size, in the unit of the curve: quartiles and median of the rounds."""
+    """One size, in the unit of the curve: quartiles and median of the rounds of all turns."""
 
     size: int
     low: float
@@ -92,12 +95,9 @@ class _Extra(msgspec.Struct, frozen=True):
 
 
 class _Stats(msgspec.Struct, frozen=True):
-    """Seconds per round."""
+    """Seconds of each round."""
 
-    q1: float
-    median: float
-    q3: float
-    rounds: int
+    data: list[float]
 
 
 class _Benchmark(msgspec.Struct, frozen=True):
@@ -112,42 +112,52 @@ class _Raw(msgspec.Struct, frozen=True):
 def read(directory: Path) -> list[Line]:
     """The lines of a run, from the times of pytest-benchmark. Raises HarnessError."""
     try:
-        raw = msgspec.json.decode((directory / RAW).read_bytes(), type=_Raw)
+        files = sorted(directory.glob(RAW_OF_TURN.format("*"))) or [directory / RAW]
+        turns = [msgspec.json.decode(file.read_bytes(), type=_Raw) for file in files]
     except (OSError, msgspec.MsgspecError) as error:
         raise HarnessError(f"{directory} holds no micro-benchmarks: {error}") from error
-    unknown = {each.extra_info.curve for each in raw.benchmarks} - CURVES.keys()
+    benchmarks = [each for turn in turns for each in turn.benchmarks]
+    unknown = {each.extra_info.curve for each in benchmarks} - CURVES.keys()
     if unknown:
         raise HarnessError(f"{directory} holds unknown curves: {', '.join(sorted(unknown))}")
-    return lines_of(raw.benchmarks)
+    return lines_of(benchmarks)
 
 
 def lines_of(benchmarks: Sequence[_Benchmark]) -> list[Line]:
     """In the order of CURVES, each with its points by size and its fit."""
     order = list(CURVES)
 
-    def place(one: _Benchmark) -> tuple[int, str]:
+    def line(one: _Benchmark) -> tuple[int, str]:
         return order.index(one.extra_info.curve), one.extra_info.series
 
+    def size(one: _Benchmark) -> int:
+        return one.extra_info.size
+
     lines = []
-    for (curve, series), group in groupby(sorted(benchmarks, key=place), key=place):
-        points = sorted(map(point_of, group), key=lambda point: point.size)
+    for (curve, series), group in groupby(sorted(benchmarks, key=line), key=line):
+        by_size = groupby(sorted(group, key=size), key=size)
+        points = [point_of(list(turns)) for _, turns in by_size]
         growth = fitted([each.size for each in points], [each.median for each in points])
         lines.append(Line(order[curve], series, points, growth))
     return lines
 
 
-def point_of(one: _Benchmark) -> Point:
-    """A measured size in the unit of its curve."""
-    said, stats, curve = one.extra_info, one.stats, CURVES[one.extra_info.curve]
+def point_of(turns: Sequence[_Benchmark]) -> Point:
+    """One size, measured in several turns, in the unit of its curve."""
+    curve = CURVES[turns[0].extra_info.curve]
+    values = [value for turn in turns for value in values_of(turn, curve)]
+    low, median, high = np.percentile(values, [25, 50, 75]).tolist()
+    return Point(turns[0].extra_info.size, low, median, high, len(values))
+
+
+def values_of(one: _Benchmark, curve: Curve) -> list[float]:
+    """The value of each round."""
+    said = one.extra_info
     if said.bytes_per_order is not None:
-        low = median = high = said.bytes_per_order
-    elif curve.is_rate:
-        low, median, high = (said.operations / each for each in (stats.q3, stats.median, stats.q1))
-    else:
-        low, median, high = (
-            each / said.operations * curve.per_second for each in (stats.q1, stats.median, stats.q3)
-        )
-    return Point(said.size, low, median, high, stats.rounds)
+        return [said.bytes_per_order]
+    if curve.is_rate:
+        return [said.operations / seconds for seconds in one.stats.data]
+    return [seconds / said.operations * curve.per_second for seconds in one.stats.data]
 
 
 def write(directory: Path) -> list[Line]:
@@ -174,7 +184,12 @@ def markdown(meta: dict[str, Any], lines: Sequence[Line]) -> str:
     if meta["partial"]:
         text += ["", "**Not complete.**"]
     if meta["failed"]:
-        text += ["", "**Wrong answers, left out:**", "", *(f"- `{one}`" for one in meta["failed"])]
+        text += [
+            "",
+            "**Wrong answers, whose times are left out:**",
+            "",
+            *(f"- `{one}`" for one in meta["failed"]),
+        ]
     for name, (title, curves) in CHARTS.items():
         if any(line.curve in curves for line in lines):
             text += ["", f"## {title}", "", f"![{title}]({name}.svg)"]
@@ -220,8 +235,6 @@ def _cell(line: Line, size: int) -> str:
     """``–`` where a benchmark is missing."""
     for point in line.points:
         if point.size == size:
-            median = number(point.median)
-            if point.rounds == 1:
-                return median
-            return f"{median} ({number(point.low)}–{number(point.high)})"
+            low, median, high = map(number, (point.low, point.median, point.high))
+            return median if low == high else f"{median} ({low}–{high})"
     return "–"

@@ -16,25 +16,29 @@ from bench.micro.measuring import as_in_service
 from bench.service import ROOT, Database
 from common.database import prepare_schema
 
-BENCHMARKS = ("book", "engine", "flush", "startup")
+BENCHMARKS = ("book", "fills", "engine", "flush", "startup", "memory")
+# Larger sizes are measured in the first turn only: they take long.
+REPEATED_SIZE_MAX = 100_000
 _HERE = Path(__file__).parent
 
 
 class Suite:
     """A plugin of pytest that gives the benchmarks what they ask for and hears how they end."""
 
-    def __init__(self, size_max: int, server: Database, say: Callable[[str], None]) -> None:
+    def __init__(self, server: Database, say: Callable[[str], None]) -> None:
         self.failed: list[str] = []
         self.interrupted = False
         self._passed: set[str] = set()
-        self._size_max = size_max
+        self._size_max = 0
         self._server = server
         self._say = say
         self._total = 0
         self._numbers = count(1)
 
-    def run(self, names: Sequence[str], raw: Path) -> None:
-        """Measure these of BENCHMARKS; write the times of what has passed to ``raw``, if any."""
+    def run(self, names: Sequence[str], size_max: int, raw: Path) -> None:
+        """Measure these of BENCHMARKS once; write the times of what has passed to ``raw``."""
+        self._size_max = size_max
+        self._passed.clear()
         place = ("--rootdir", ROOT, "-c", _HERE / "pytest.ini")
         output = (
             "--capture=no",
@@ -48,7 +52,7 @@ class Suite:
 
     # ---- what the benchmarks ask for ----
 
-    @pytest.fixture(scope="session")
+    @pytest.fixture(scope="module")
     def books(self, request: pytest.FixtureRequest) -> Iterator[Books]:
         """Shared, because each benchmark leaves them as it found them."""
         made = Books(*request.param)
@@ -99,7 +103,7 @@ class Suite:
             self._fail(report.nodeid, report)
         elif report.when == "call":
             self._passed.add(report.nodeid)
-            done = f"{len(self._passed) + len(self.failed):>3} of {self._total}"
+            done = f"{len(self._passed):>3} of {self._total}"
             self._say(f"{done}  {_short(report.nodeid)}  {report.duration:.1f} s")
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
