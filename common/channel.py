@@ -17,7 +17,7 @@ from uuid import UUID
 import psycopg
 from psycopg import errors
 from psycopg.adapt import Transformer
-from psycopg.pq import ConnStatus, ExecStatus, Format
+from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, Format
 from psycopg.pq.abc import PGresult
 from sqlalchemy import ClauseElement, Dialect
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
@@ -27,6 +27,8 @@ Parameters = Mapping[str, Any]
 Row = tuple[Any, ...]
 
 _BINARY = Format.BINARY
+_LAST_WORDS = (b"FATAL", b"PANIC")
+_LOOK_S = 1.0
 _dialect: Dialect = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 
 
@@ -96,6 +98,7 @@ class Channel:
         connection.pgconn.enter_pipeline_mode()
         channel = cls(connection)
         channel._loop.add_reader(channel._socket, channel._read)
+        channel._look()
         try:
             await channel._prepare(_statements)
         except BaseException:
@@ -186,6 +189,17 @@ class Channel:
         except psycopg.Error as error:
             self._fail(error)
 
+    def _look(self) -> None:
+        """See that who waits is not waiting for a lost connection.
+
+        Where the other side has left unread what we sent, the end of a connection comes as an error
+        of the socket. For that uvloop calls the reader once, and never again.
+        """
+        if self.closed is None:
+            if self._asked:
+                self._read()
+            self._loop.call_later(_LOOK_S, self._look)
+
     def _take(self, result: PGresult) -> None:
         if not self._asked:
             raise errors.OperationalError("PostgreSQL sent what nobody has asked for")
@@ -198,6 +212,9 @@ class Channel:
             asked.rows.append(self._transformer.load_rows(0, result.ntuples, tuple))
         elif status == ExecStatus.FATAL_ERROR:
             asked.error = errors.error_from_result(result)
+            # After this the server hangs up, of which uvloop may not tell us; see _look.
+            if result.error_field(DiagnosticField.SEVERITY_NONLOCALIZED) in _LAST_WORDS:
+                raise asked.error
         elif status == ExecStatus.COMMAND_OK:
             asked.rows.append([])
         asked.results -= 1
