@@ -80,6 +80,7 @@ def test_two_sizes_have_an_exponent_without_an_error_and_one_has_none() -> None:
 def test_growth_is_stated_with_its_error() -> None:
     assert str(Growth(0.031, 1.0, 0.012)) == "n^0.03 ± 0.01"
     assert str(Growth(1.0, 1.0, None)) == "n^1.00"
+    assert str(Growth(-0.001, 1.0, 0.0)) == "n^0.00 ± 0.00"
 
 
 def test_sizes_are_powers_of_ten() -> None:

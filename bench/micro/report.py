@@ -50,7 +50,7 @@ CURVES = {
     "depth": Curve("Read ten levels", "resting orders in the book", "µs per read"),
     "fills": Curve("An order with many fills", "fills of the order", "µs per order"),
     "flush": Curve("Flush on the average mix", "new orders in the flush", "µs per order"),
-    "startup": Curve("Load the open orders", "open orders", "s", per_second=1.0),
+    "startup": Curve("Load the open orders", "open orders", "seconds", per_second=1.0),
     "memory": Curve("Memory of a resting order", "resting orders in the book", "bytes per order"),
     "engine": Curve(
         "The engine on the average mix", "resting orders per symbol", "commands/s", is_rate=True

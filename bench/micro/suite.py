@@ -17,7 +17,7 @@ from bench.service import ROOT, Database
 from common.database import prepare_schema
 
 BENCHMARKS = ("book", "fills", "engine", "flush", "startup", "memory")
-# What took longer is not measured again in the next turns.
+# What took longer, or works on the same books, is not measured again in the next turns.
 REPEATED_MAX_S = 2.0
 _HERE = Path(__file__).parent
 
@@ -30,7 +30,7 @@ class Suite:
         self.interrupted = False
         self._passed: set[str] = set()
         self._size_max = size_max
-        self._long: set[str] = set()
+        self._long: set[tuple[str, str]] = set()
         self._server = server
         self._say = say
         self._total = 0
@@ -91,7 +91,7 @@ class Suite:
             item
             for item in items
             if size_of(item) <= max(self._size_max, 10 * least[item.function])
-            and item.nodeid not in self._long
+            and _together(item.nodeid) not in self._long
         ]
         self._total = len(items)
 
@@ -105,7 +105,7 @@ class Suite:
         elif report.when == "call":
             self._passed.add(report.nodeid)
             if report.duration > REPEATED_MAX_S:
-                self._long.add(report.nodeid)
+                self._long.add(_together(report.nodeid))
             done = f"{len(self._passed):>3} of {self._total}"
             self._say(f"{done}  {_short(report.nodeid)}  {report.duration:.1f} s")
 
@@ -138,6 +138,12 @@ def size_of(item: pytest.Function) -> int:
     params: dict[str, Any] = dict(item.callspec.params)
     size: int = params["size"] if "size" in params else params["books"][0]
     return size
+
+
+def _together(nodeid: str) -> tuple[str, str]:
+    """File and parameters, which benchmarks on the same books share."""
+    file, _, benchmark = nodeid.partition("::")
+    return file, benchmark.partition("[")[2]
 
 
 def _short(nodeid: str) -> str:
