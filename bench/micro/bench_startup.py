@@ -46,7 +46,7 @@ def bench_startup(
 
     name(benchmark, "startup", "", size)
     # The first start meets a cold cache, which in a long one does not show.
-    warmup_rounds = int(size < 1_000_000)
+    warmup_rounds = int(size < 100_000)
     measure(benchmark, nothing, start, check, rounds=2, warmup_rounds=warmup_rounds)
 
 

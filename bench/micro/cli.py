@@ -12,12 +12,12 @@ from typing import Any
 from bench import records, service
 from bench.exchange_client import HarnessError
 from bench.micro import report
-from bench.micro.suite import BENCHMARKS, REPEATED_SIZE_MAX, Suite
+from bench.micro.suite import BENCHMARKS, REPEATED_MAX_S, Suite
 from bench.options import INTERRUPTED, Parser, between, one_of, stop_on_signals
 from bench.report import Printer
 
 SIZE_MAX, QUICK_SIZE_MAX = 1_000_000, 10_000
-TURNS = 3
+TURNS = 5
 
 
 def parser() -> Parser:
@@ -49,7 +49,7 @@ def parser() -> Parser:
         default=TURNS,
         metavar="N",
         type=between(1, 100, int),
-        help=f"measure sizes to {REPEATED_SIZE_MAX} so often, one after the other ({TURNS})",
+        help=f"measure what takes less than {REPEATED_MAX_S:g} s so often ({TURNS})",
     )
     made.add_argument("--out", default=records.DEFAULT_DIRECTORY, type=Path, metavar="DIR")
     return made
@@ -83,13 +83,12 @@ def measure(
     printer: Printer,
 ) -> int:
     """Run the benchmarks, and write what has passed, its report and its charts; the exit code."""
-    suite = Suite(server, printer.say)
+    suite = Suite(asked.size_max, server, printer.say)
     names = list(dict.fromkeys(asked.only))
     for turn in range(1, asked.turns + 1):
         if not suite.interrupted:
             printer.say(f"turn {turn} of {asked.turns}", "bold")
-            size_max = asked.size_max if turn == 1 else min(asked.size_max, REPEATED_SIZE_MAX)
-            suite.run(names, size_max, directory / report.RAW_OF_TURN.format(turn))
+            suite.turn(names, directory / report.RAW_OF_TURN.format(turn))
     if not (directory / report.RAW).exists():
         directory.rmdir()
         printer.say("nothing was measured")

@@ -19,7 +19,8 @@ class Growth(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         doubt = "" if self.standard_error is None else f" ± {self.standard_error:.2f}"
-        return f"n^{self.exponent:.2f}{doubt}"
+        # Adding zero turns -0.00 into 0.00.
+        return f"n^{round(self.exponent, 2) + 0.0:.2f}{doubt}"
 
 
 def fitted(sizes: Sequence[float], values: Sequence[float]) -> Growth | None:

@@ -23,6 +23,8 @@ LIMITS = (
     "service under load.",
     "The exponent describes the sizes measured. It is no law beyond them: fixed costs flatten a "
     "curve at its small end, and caches that overflow bend it upwards.",
+    "Each point is from the fastest turn. What takes more than two seconds has one turn only, so a "
+    "slow second of the machine shows in it: the largest sizes.",
     "The standard error is that of the fit through the medians of one run; run-to-run variation is "
     "not in it.",
     "Books have evenly spread prices; all orders have one quantity and live a day.",
@@ -48,7 +50,7 @@ CURVES = {
     "depth": Curve("Read ten levels", "resting orders in the book", "µs per read"),
     "fills": Curve("An order with many fills", "fills of the order", "µs per order"),
     "flush": Curve("Flush on the average mix", "new orders in the flush", "µs per order"),
-    "startup": Curve("Load the open orders", "open orders", "s", per_second=1.0),
+    "startup": Curve("Load the open orders", "open orders", "seconds", per_second=1.0),
     "memory": Curve("Memory of a resting order", "resting orders in the book", "bytes per order"),
     "engine": Curve(
         "The engine on the average mix", "resting orders per symbol", "commands/s", is_rate=True
@@ -66,7 +68,7 @@ CHARTS = {
 
 
 class Point(msgspec.Struct, frozen=True):
-    """One size, in the unit of the curve: quartiles and median of the rounds of all turns."""
+    """One size, in the unit of the curve: quartiles and median of the rounds of a turn."""
 
     size: int
     low: float
@@ -143,11 +145,11 @@ def lines_of(benchmarks: Sequence[_Benchmark]) -> list[Line]:
 
 
 def point_of(turns: Sequence[_Benchmark]) -> Point:
-    """One size, measured in several turns, in the unit of its curve."""
-    curve = CURVES[turns[0].extra_info.curve]
-    values = [value for turn in turns for value in values_of(turn, curve)]
+    """One size in the unit of its curve: from the fastest turn, for what disturbs only adds."""
+    fastest = min(turns, key=lambda turn: float(np.median(turn.stats.data)))
+    values = values_of(fastest, CURVES[fastest.extra_info.curve])
     low, median, high = np.percentile(values, [25, 50, 75]).tolist()
-    return Point(turns[0].extra_info.size, low, median, high, len(values))
+    return Point(fastest.extra_info.size, low, median, high, len(values))
 
 
 def values_of(one: _Benchmark, curve: Curve) -> list[float]:

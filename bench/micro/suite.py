@@ -17,27 +17,27 @@ from bench.service import ROOT, Database
 from common.database import prepare_schema
 
 BENCHMARKS = ("book", "fills", "engine", "flush", "startup", "memory")
-# Larger sizes are measured in the first turn only: they take long.
-REPEATED_SIZE_MAX = 100_000
+# What took longer, or works on the same books, is not measured again in the next turns.
+REPEATED_MAX_S = 2.0
 _HERE = Path(__file__).parent
 
 
 class Suite:
     """A plugin of pytest that gives the benchmarks what they ask for and hears how they end."""
 
-    def __init__(self, server: Database, say: Callable[[str], None]) -> None:
+    def __init__(self, size_max: int, server: Database, say: Callable[[str], None]) -> None:
         self.failed: list[str] = []
         self.interrupted = False
         self._passed: set[str] = set()
-        self._size_max = 0
+        self._size_max = size_max
+        self._long: set[tuple[str, str]] = set()
         self._server = server
         self._say = say
         self._total = 0
         self._numbers = count(1)
 
-    def run(self, names: Sequence[str], size_max: int, raw: Path) -> None:
-        """Measure these of BENCHMARKS once; write the times of what has passed to ``raw``."""
-        self._size_max = size_max
+    def turn(self, names: Sequence[str], raw: Path) -> None:
+        """Measure these of BENCHMARKS; write the times of what has passed to ``raw``, if any."""
         self._passed.clear()
         place = ("--rootdir", ROOT, "-c", _HERE / "pytest.ini")
         output = (
@@ -91,6 +91,7 @@ class Suite:
             item
             for item in items
             if size_of(item) <= max(self._size_max, 10 * least[item.function])
+            and _together(item.nodeid) not in self._long
         ]
         self._total = len(items)
 
@@ -103,6 +104,8 @@ class Suite:
             self._fail(report.nodeid, report)
         elif report.when == "call":
             self._passed.add(report.nodeid)
+            if report.duration > REPEATED_MAX_S:
+                self._long.add(_together(report.nodeid))
             done = f"{len(self._passed):>3} of {self._total}"
             self._say(f"{done}  {_short(report.nodeid)}  {report.duration:.1f} s")
 
@@ -135,6 +138,12 @@ def size_of(item: pytest.Function) -> int:
     params: dict[str, Any] = dict(item.callspec.params)
     size: int = params["size"] if "size" in params else params["books"][0]
     return size
+
+
+def _together(nodeid: str) -> tuple[str, str]:
+    """File and parameters, which benchmarks on the same books share."""
+    file, _, benchmark = nodeid.partition("::")
+    return file, benchmark.partition("[")[2]
 
 
 def _short(nodeid: str) -> str:
