@@ -111,11 +111,14 @@ def _capacities(run: Path, versions: Sequence[str], way: str) -> list[str]:
     every = capacity_report.read(run)
     shown = [each for each in every.cases if each.case.partition("x")[0] in versions]
     findings = Findings(every.mode, every.profile, every.null, shown)
+    repeats = conditions["options"]["repeats"]
+    of_repeats = "One search: how much it varies from run to run is not shown."
+    if repeats > 1:
+        of_repeats = f"The range is that of {repeats} repeats."
     return [
         f"`{conditions['command']}` on {machine['cores']} cores of an {machine['cpu']}, Python "
-        f"{conditions['python']}; service, generator and database share them. The range is that "
-        f"of {conditions['options']['repeats']} repeats. [All figures, conditions and limits]"
-        f"({place}/report.md).",
+        f"{conditions['python']}; service, generator and database share them. {of_repeats} "
+        f"[All figures, conditions and limits]({place}/report.md).",
         "",
         f"![Capacity]({place}/capacity.svg)",
         *capacity_report.lines_of(findings),
