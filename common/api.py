@@ -20,7 +20,7 @@ from aiohttp.streams import StreamReader
 
 from common import wire
 from common.brokers import hash_key, same_key
-from common.connection import Server
+from common.connection import BODY_MAX_BYTES, Server
 from common.errors import (
     ExchangeError,
     Forbidden,
@@ -41,7 +41,6 @@ from common.reply import Reply, Response
 from common.routes import ROUTES, Access
 from common.settings import Settings
 
-BODY_MAX_BYTES = 16 * 1024
 KEEP_ALIVE_S = 75.0
 AVERAGE_TRADES_DEFAULT = 50
 DEPTH_DEFAULT = 10

@@ -1,9 +1,9 @@
-"""A short way through aiohttp for requests that are here whole.
+"""A short way through aiohttp for plain requests.
 
 aiohttp gives each request a task, a writer and a request object, and goes three times through the
 event loop for it: to wake the connection's own task, to start the request's, and to wake the first
-again. A request that came in one piece and asks for nothing special is answered here, in the call
-that brought its bytes. Parsing, limits, keep-alive and every other request stay with aiohttp.
+again. A request that asks for nothing special is answered here, in the call that brought the last
+of its bytes. Parsing, limits, keep-alive and every other request stay with aiohttp.
 
 This reaches below aiohttp's public names, so its version is pinned; what it must not change is
 held by the contract tests, which send requests both ways.
@@ -20,6 +20,8 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.streams import StreamReader
 
 from common.reply import Reply
+
+BODY_MAX_BYTES = 16 * 1024
 
 Answering = Coroutine[Any, Any, Reply]
 Answer = Callable[[RawRequestMessage, StreamReader], Answering]
@@ -38,9 +40,10 @@ class Server(web.Server):
 
 
 class Connection(web.RequestHandler):
-    """One connection. While it is ``_busy``, a request of it is being answered the short way."""
+    """One connection. While it is ``_busy``, a request of it is being answered the short way;
+    ``_mixed`` says that others went aiohttp's way."""
 
-    __slots__ = ("_answer", "_busy", "_task")
+    __slots__ = ("_answer", "_busy", "_mixed", "_task")
 
     def __init__(
         self,
@@ -52,12 +55,14 @@ class Connection(web.RequestHandler):
         super().__init__(manager, loop=loop, **options)
         self._answer = answer
         self._busy = False
+        self._mixed = False
         self._task: asyncio.Task[None] | None = None
 
     def data_received(self, data: bytes) -> None:
         """Parse, and answer what is whole; replies leave in the order of the requests."""
         waiter = self._waiter
-        if waiter is None:  # aiohttp is at work on a request, or has not begun
+        if waiter is None or waiter.done():  # aiohttp is at work on a request, or about to be
+            self._mixed = True
             super().data_received(data)
             return
         self._waiter = None  # so that aiohttp parses and does not wake its own way
@@ -67,31 +72,42 @@ class Connection(web.RequestHandler):
             self._serve()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """aiohttp asks for this after each body, and would parse the rest of what has come."""
-        if self._reading_paused:
+        """aiohttp asks for this after each body, and parses the rest of what has come."""
+        if self._reading_paused or not self._busy:
             super().resume_reading(resume_parser)
 
     def _serve(self) -> None:
-        """Answer what has come, up to a request that has to wait or is aiohttp's."""
+        """Answer what has come, up to a request that has to wait, that is not here whole, or that
+        is aiohttp's."""
         messages, parser = self._messages, self._parser
-        while messages and not self._busy and self.transport is not None:
+        while messages and not self._busy and self.transport is not None and parser is not None:
             message, content = messages[0]
-            if (
-                parser is None
-                or self._buffer_paused
-                or not isinstance(message, RawRequestMessage)
-                or not is_plain(message, content)
-            ):
-                if self._waiter is not None and not self._waiter.done():
-                    self._waiter.set_result(None)
+            if not isinstance(message, RawRequestMessage) or not is_plain(message):
+                self._leave_to_aiohttp()
+                return
+            if not content.is_eof():
+                # The rest brings us back here, unless it will not be taken or is not understood.
+                if content.total_bytes > BODY_MAX_BYTES or content.exception() is not None:
+                    self._leave_to_aiohttp()
                 return
             messages.popleft()
             parser.message_consumed()
+            self._busy = True
+            if self._buffer_paused and len(messages) <= self._msg_queue_resume_size:
+                self._resume_reading_if_drained()
+            elif self._mixed and not messages:
+                # Of a request that it takes before it is whole aiohttp counts one too many as
+                # waiting, so it may have stopped parsing early.
+                self.data_received(b"")
             self._begin(self._answer(message, content))
+
+    def _leave_to_aiohttp(self) -> None:
+        self._mixed = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def _begin(self, answering: Answering) -> None:
         """Run to the first wait, which most requests never reach."""
-        self._busy = True
         try:
             waits_for = answering.send(None)
         except StopIteration as end:
@@ -123,14 +139,14 @@ class Connection(web.RequestHandler):
         self._serve()
 
 
-def is_plain(message: RawRequestMessage, content: StreamReader) -> bool:
+def is_plain(message: RawRequestMessage) -> bool:
     """Whether a request needs nothing but an answer."""
     return (
-        content.is_eof()
-        and message.version == HttpVersion11
+        message.version == HttpVersion11
         and message.method in ("GET", "POST")
         and not message.should_close
         and not message.upgrade
+        and "Expect" not in message.headers
     )
 
 

@@ -46,7 +46,7 @@ class Batch:
     def __init__(self) -> None:
         self.changes = Changes()
         self.since_s: float | None = None
-        self.stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.stored = asyncio.Event()
 
     def age_s(self) -> float:
         """How long the oldest change in it has waited."""
@@ -144,7 +144,7 @@ class Writer:
         for batch in (self._batch, in_flight):
             if batch is not None and order_id in batch.changes:
                 try:
-                    await within(self._patience_s, batch.stored)
+                    await within(self._patience_s, batch.stored.wait())
                 except TimeoutError:
                     raise Unavailable("the database does not take changes; retry later") from None
                 return
@@ -200,7 +200,7 @@ class Writer:
         await self._write_until_done(flush)
         self._in_flight = None
         self._write_ages_ms.append(flush.batch.age_s() * 1000)
-        flush.batch.stored.set_result(None)
+        flush.batch.stored.set()
         self._on_saved(flush)
 
     def _take(self) -> Flush:

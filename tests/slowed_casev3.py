@@ -5,24 +5,32 @@ It stands here because the product has no switch for it. ``python -m tests.slowe
 
 import time
 
-from aiohttp import web
+from aiohttp.http import RawRequestMessage
+from aiohttp.streams import StreamReader
+from aiohttp.web import BaseRequest
 
 from casev3.app import STATELESS, open_exchange
 from common.api import Api
+from common.reply import Reply
 from common.server import main
 
 BURNT_S = 100e-6
 
-answer = Api.__call__
+answer = Api.answer
 
 
-async def slowly(self: Api, request: web.BaseRequest) -> web.StreamResponse:
+async def slowly(
+    self: Api,
+    message: RawRequestMessage,
+    content: StreamReader,
+    request: BaseRequest | None = None,
+) -> Reply:
     until_s = time.thread_time() + BURNT_S
     while time.thread_time() < until_s:
         pass
-    return await answer(self, request)
+    return await answer(self, message, content, request)
 
 
 if __name__ == "__main__":
-    Api.__call__ = slowly  # type: ignore[method-assign]
+    Api.answer = slowly  # type: ignore[method-assign]
     main(open_exchange, stateless=STATELESS)

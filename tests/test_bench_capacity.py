@@ -32,6 +32,8 @@ from bench.verdict import Verdict
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 60.0
 STOP_MAX_S = 10.0
+# A service whose database was killed with it tries for EXCHANGE_DRAIN_S to write what is left.
+DRAIN_MAX_S = 30.0
 
 NewPlace = Callable[[], Path]
 
@@ -256,7 +258,7 @@ def broken_off(directory: Path, how: signal.Signals) -> tuple[int, str]:
         rest = process.stdout.read()
         code = process.wait()
     assert time.monotonic() - begin_s < STOP_MAX_S
-    _, alive = psutil.wait_procs(children, timeout=STOP_MAX_S)
+    _, alive = psutil.wait_procs(children, timeout=DRAIN_MAX_S)
     assert not alive
     return code, rest
 

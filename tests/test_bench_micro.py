@@ -213,7 +213,7 @@ def test_a_directory_of_something_else_is_one_line(
     assert main(["charts", str(tmp_path / "missing")]) == 1
     first, second = capsys.readouterr().err.splitlines()
     assert "holds no micro-benchmarks" in first
-    assert "missing holds no results" in second
+    assert "missing: no such run" in second
 
 
 def test_a_curve_that_nobody_knows_is_one_line(
@@ -231,7 +231,7 @@ def test_the_newest_run_of_each_kind_is_found_beside_micro_benchmarks(
     for name, conditions in (
         ("20250101T000000Z_old", {"layout": report.LAYOUT}),
         ("20250102T000000Z_capacity", {"layout": "capacity"}),
-        ("20250103T000000Z_loads", {"version": "v3", "partial": False}),
+        ("20250103T000000Z_loads", {"version": "v3", "partial": False, "spawned": True}),
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "meta.json").write_text(json.dumps(conditions))

@@ -246,7 +246,7 @@ def test_a_run_whose_audit_has_failed_does_not_go_on(
     trials.append(directory / "average", structs.replace(last, faults=["an order is missing"]))
     assert __main__.main(["sensitivity", "--resume", str(directory)]) == 1
     said = capsys.readouterr().err
-    assert "this run is void" in said
+    assert "is void, its audit has failed" in said
     assert said.count("\n") == 1
 
 

@@ -245,7 +245,7 @@ def test_pipelined_requests_are_answered_in_order(service: Service) -> None:
     assert statuses == [b"200", b"404", b"401", b"200", b"404"]
 
 
-@pytest.mark.parametrize("piece", [17, 300, 1400, 1_000_000])
+@pytest.mark.parametrize("piece", [17, 60, 300, 1400, 1_000_000])
 def test_requests_in_pieces_of_any_size_are_answered_in_order(service: Service, piece: int) -> None:
     """More at once than a connection keeps, orders among reads that may have to wait."""
     broker = service.register("Alice")
