@@ -27,7 +27,7 @@ def run_to_show(results: Path) -> Path:
     """The published capacity run, else the newest one. Raises HarnessError without any."""
     run = newest_published(results) or newest_of(LAYOUT, results)
     if run is None:
-        raise HarnessError(f"{results}: no capacity run; make one with: make capacity")
+        raise HarnessError(f"{results}: no capacity run; make one with: make bench-quick")
     return run
 
 

@@ -187,5 +187,5 @@ def test_without_a_published_run_the_newest_one_is_shown_and_said_to_be_none(
 
 
 def test_without_any_run_it_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(HarnessError, match="make capacity"):
+    with pytest.raises(HarnessError, match="make bench-quick"):
         notebook.run_to_show(tmp_path)
