@@ -50,7 +50,7 @@ run-v2: $(READY)  ## serve casev2
 run-v3: $(READY)  ## serve casev3
 	$(BIN)/python -m casev3
 
-test: $(READY)  ## all tests, against a real PostgreSQL (5 to 8 minutes)
+test: $(READY)  ## all tests, against a real PostgreSQL (10 minutes)
 	$(BIN)/python -m pytest
 
 lint: $(READY)  ## ruff and mypy --strict
