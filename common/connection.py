@@ -23,8 +23,8 @@ from common.reply import Reply
 
 BODY_MAX_BYTES = 16 * 1024
 # With more than a thousand connections ready, libuv may read from them again and again, for
-# seconds, before anything else of the event loop runs, the flush among it. So after this many
-# answers half a turn later the others go first.
+# seconds, before anything else of the event loop runs, the flush among it. After so many answers
+# the rest of the loop is asked to run; after twice as many it goes first.
 HALF_TURN = 128
 
 Answering = Coroutine[Any, Any, Reply]
