@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -403,12 +404,18 @@ def test_a_place_that_cannot_be_written_is_one_line(
 
 
 def micro(place: Path, *arguments: str, program: str = "") -> subprocess.CompletedProcess[str]:
-    """A small run of its own process, after the lines of ``program``."""
+    """A small run of its own process, after the lines of ``program``, with pytest as in CI."""
     code = f"{program}\nimport sys\nfrom bench.micro.cli import main\nsys.exit(main(sys.argv[1:]))"
     small = ("--size-max", "10", "--out", str(place))
     command = [sys.executable, "-c", code, *small, *arguments]
     return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        command,
+        cwd=ROOT,
+        env=os.environ | {"CI": "true"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
 
 

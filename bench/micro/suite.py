@@ -41,6 +41,9 @@ class Suite:
         self._passed.clear()
         place = ("--rootdir", ROOT, "-c", _HERE / "pytest.ini")
         output = (
+            # The place of a wrong answer is enough: where CI is set, pytest would draw the whole
+            # difference, which takes minutes for a thousand books.
+            "--assert=plain",
             "--capture=no",
             "--benchmark-quiet",
             f"--benchmark-json={raw}",
