@@ -2,14 +2,13 @@
 
 Each side is a ``SortedDict`` from rank to price level. The rank is the price for asks and the
 negative price for bids, so that on both sides the first level is the best and one piece of code
-serves both. A level is a queue in order of acceptance that also finds any of its orders by id.
+serves both. A level is a queue in order of acceptance, in which closed orders stay for a while.
 
 Costs, with L price levels on a side: insert O(log L) for a new level and O(1) for a known one,
-remove and reduce O(1) however long the level is (O(log L) when it empties), best price O(1),
-depth O(levels shown).
+remove O(1) amortised however long the level is (O(log L) when it empties), reduce O(1), best price
+O(1), depth O(levels shown).
 """
 
-from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import islice
 
@@ -18,46 +17,91 @@ from sortedcontainers import SortedDict
 from common.matching import price_of
 from common.model import Level, Order, Side
 
+# Globals are read at once; before Python 3.12 a member of an enum is found by code.
+_BID, _ASK = Side.BID, Side.ASK
+# Of the best level where there is none, behind every rank; and the last rank that can be.
+NO_RANK = 1 << 62
+_ANY = NO_RANK - 1
+# So many closed orders may lie in any queue; in a longer one as many as open ones.
+_CLOSED_KEPT = 16
+
 
 class PriceLevel:
-    """All that rests at one price, in order of acceptance."""
+    """All that rests at one price: ``queue`` from ``head`` on, without what has been closed there.
 
-    __slots__ = ("orders", "price", "total_quantity")
+    Most levels hold one order, so they are as light as they can be: a list costs a third of a
+    mapping in time and in memory. Taking an order out of its middle would move all behind it;
+    therefore it stays until it is at the head, or until half of the queue is closed.
+    """
 
-    def __init__(self, price: int) -> None:
+    __slots__ = ("head", "order_count", "price", "queue", "total_quantity")
+
+    def __init__(self, price: int, first: Order) -> None:
         self.price = price
-        self.total_quantity = 0
-        # An OrderedDict and not a dict: taking the first of a dict walks over all that was removed.
-        self.orders: OrderedDict[int, Order] = OrderedDict()
+        self.queue = [first]
+        self.head = 0
+        self.order_count = 1
+        self.total_quantity = first.remaining_quantity
+
+    def append(self, order: Order) -> None:
+        """Queue the order behind all others."""
+        self.queue.append(order)
+        self.order_count += 1
+        self.total_quantity += order.remaining_quantity
+
+    def remove(self, quantity: int) -> None:
+        """Count one order less, which is closed by now; ``quantity`` of it was still counted."""
+        self.order_count -= 1
+        self.total_quantity -= quantity
+        queue, head = self.queue, self.head
+        end = len(queue)
+        while head < end and queue[head].close_reason is not None:
+            head += 1
+        if end > 2 * self.order_count + _CLOSED_KEPT:
+            queue[:] = [order for order in queue[head:] if order.close_reason is None]
+            head = 0
+        self.head = head
+
+    def orders(self) -> Iterator[Order]:
+        """The open orders, first accepted first."""
+        for index in range(self.head, len(self.queue)):
+            order = self.queue[index]
+            if order.close_reason is None:
+                yield order
 
 
 class BookSide:
-    """The resting orders of one side."""
+    """The resting orders of one side. ``best_rank`` is that of the first level, or NO_RANK."""
 
-    __slots__ = ("levels", "side", "sign")
+    __slots__ = ("best_rank", "levels", "side", "sign")
 
     def __init__(self, side: Side) -> None:
         self.side = side
-        self.sign = -1 if side is Side.BID else 1
+        self.sign = -1 if side is _BID else 1
         self.levels: SortedDict[int, PriceLevel] = SortedDict()
+        self.best_rank = NO_RANK
 
     def insert(self, order: Order) -> None:
         """Queue the order behind all others of its price."""
         price = price_of(order)
-        level = self.levels.get(self.sign * price)
-        if level is None:
-            level = self.levels[self.sign * price] = PriceLevel(price)
-        level.orders[order.id] = order
-        level.total_quantity += order.remaining_quantity
+        rank = self.sign * price
+        level = self.levels.get(rank)
+        if level is not None:
+            level.append(order)
+            return
+        self.levels[rank] = PriceLevel(price, order)
+        self.best_rank = min(self.best_rank, rank)
 
     def remove(self, order: Order, quantity: int) -> None:
-        """Take the order out, of which ``quantity`` was still counted in its level."""
+        """Take a closed order out, of which ``quantity`` was still counted in its level."""
         rank = self.sign * price_of(order)
         level = self.levels[rank]
-        del level.orders[order.id]
-        level.total_quantity -= quantity
-        if not level.orders:
-            del self.levels[rank]
+        if level.order_count > 1:
+            level.remove(quantity)
+            return
+        del self.levels[rank]
+        if rank == self.best_rank:
+            self.best_rank = next(iter(self.levels), NO_RANK)
 
     def reduce(self, order: Order, quantity: int) -> None:
         """Count ``quantity`` less in the order's level; the order keeps its place."""
@@ -65,34 +109,40 @@ class BookSide:
 
     def best_price(self) -> int | None:
         """Cents, None when nothing rests here. O(1)."""
-        rank = next(iter(self.levels), None)
-        return None if rank is None else self.sign * rank
+        return None if self.best_rank == NO_RANK else self.sign * self.best_rank
+
+    def may_meet(self, taker: Order) -> bool:
+        """Whether the best order here is within the limit of a taker of the other side. O(1)."""
+        price = taker.price
+        return self.best_rank <= (_ANY if price is None else self.sign * price)
 
     def orders(self) -> Iterator[Order]:
         """All orders in priority. The side must not change while this is read."""
         levels = self.levels
         for rank in levels:
-            yield from levels[rank].orders.values()
+            yield from levels[rank].orders()
 
     def depth(self, depth: int) -> list[Level]:
         """The best ``depth`` levels, best first."""
         best = [self.levels[rank] for rank in islice(self.levels, depth)]
-        return [Level(level.price, level.total_quantity, len(level.orders)) for level in best]
+        return [Level(level.price, level.total_quantity, level.order_count) for level in best]
 
     def check(self) -> None:
         """Raise AssertionError when an invariant of this side does not hold."""
+        assert self.best_rank == next(iter(self.levels), NO_RANK)
         for rank, level in self.levels.items():
-            resting = list(level.orders.values())
+            resting = list(level.orders())
             assert resting, "no empty level"
             assert rank == self.sign * level.price, "rank follows price"
+            assert level.order_count == len(resting)
             assert level.total_quantity == sum(o.remaining_quantity for o in resting)
+            assert all(not order.is_open for order in level.queue[: level.head])
+            assert len(level.queue) <= 2 * level.order_count + _CLOSED_KEPT
             sequences = [order.sequence for order in resting]
             assert sequences == sorted(sequences), "first come, first served"
-            for order_id, order in level.orders.items():
-                assert order.id == order_id
+            for order in resting:
                 assert order.side is self.side
                 assert order.price == level.price
-                assert order.is_open
                 assert 0 < order.remaining_quantity <= order.quantity
 
 
@@ -102,16 +152,16 @@ class Book:
     __slots__ = ("asks", "bids")
 
     def __init__(self) -> None:
-        self.bids = BookSide(Side.BID)
-        self.asks = BookSide(Side.ASK)
+        self.bids = BookSide(_BID)
+        self.asks = BookSide(_ASK)
 
     def side_of(self, order: Order) -> BookSide:
         """Where the order rests."""
-        return self.bids if order.side is Side.BID else self.asks
+        return self.bids if order.side is _BID else self.asks
 
-    def makers(self, taker: Order) -> Iterator[Order]:
-        """The opposite side in priority."""
-        return (self.asks if taker.side is Side.BID else self.bids).orders()
+    def opposite(self, taker: Order) -> BookSide:
+        """Where the makers of the taker rest."""
+        return self.asks if taker.side is _BID else self.bids
 
     def is_empty(self) -> bool:
         return not self.bids.levels and not self.asks.levels

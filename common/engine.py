@@ -9,17 +9,20 @@ reading at any moment changes nothing either.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from common.book import Book
+from common.book import Book, BookSide
 from common.expiry import ExpiryWheel, due
-from common.matching import close, cross, execute
+from common.matching import close, close_what_may_not_rest, cross, execute
 from common.model import CloseReason, Order, Trade
 
 
 class Execution(NamedTuple):
     """What a new order did: its trades, and the makers it met in the same order."""
 
-    trades: list[Trade]
-    makers: list[Order]
+    trades: Sequence[Trade]
+    makers: Sequence[Order]
+
+
+NO_TRADES = Execution((), ())
 
 
 class Engine:
@@ -36,16 +39,15 @@ class Engine:
         The caller has closed what ended before: ``expire(order.created_at_us)``.
         """
         book = self.books.get(order.symbol)
-        fills = cross(order, book.makers(order)) if book else []
-        trades = execute(order, fills)
-        for maker, quantity in fills:
-            if maker.is_open:
-                self.books[order.symbol].side_of(maker).reduce(maker, quantity)
-            else:
-                self._take_out(maker, quantity)
-        if order.is_open:
+        execution = NO_TRADES
+        if book is not None:
+            makers = book.opposite(order)
+            if makers.may_meet(order):
+                execution = self._trade(order, makers)
+        close_what_may_not_rest(order)
+        if order.close_reason is None:
             self.rest(order)
-        return Execution(trades, [maker for maker, _ in fills])
+        return execution
 
     def rest(self, order: Order) -> None:
         """Put an open order into its book, behind all that rest at its price."""
@@ -89,11 +91,23 @@ class Engine:
                 resting[order.id] = order
         assert resting == self.open_orders, "every open order rests, and nothing else"
 
+    def _trade(self, taker: Order, side: BookSide) -> Execution:
+        """Fill the taker from a side of which at least one order is within its limit."""
+        fills = cross(taker, side.orders())
+        trades = execute(taker, fills)
+        for maker, quantity in fills:
+            if maker.close_reason is None:
+                side.reduce(maker, quantity)
+            else:
+                self._take_out(maker, quantity)
+        return Execution(trades, [maker for maker, _ in fills])
+
     def _take_out(self, order: Order, quantity: int) -> None:
         """Remove a closed order, of which ``quantity`` was still counted in its level."""
-        book = self.books[order.symbol]
-        book.side_of(order).remove(order, quantity)
-        if book.is_empty():
-            del self.books[order.symbol]
         del self.open_orders[order.id]
         self._expiry.discard(order)
+        book = self.books[order.symbol]
+        side = book.side_of(order)
+        side.remove(order, quantity)
+        if not side.levels and book.is_empty():
+            del self.books[order.symbol]

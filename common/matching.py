@@ -6,6 +6,11 @@ from typing import NamedTuple
 from common.ids import trade_id
 from common.model import CloseReason, Order, Side, TimeInForce, Trade
 
+# Globals are read at once; before Python 3.12 a member of an enum is found by code.
+_BID = Side.BID
+_FILLED, _EXPIRED, _UNFILLED = CloseReason.FILLED, CloseReason.EXPIRED, CloseReason.UNFILLED
+_IMMEDIATE_OR_CANCEL = TimeInForce.IMMEDIATE_OR_CANCEL
+
 
 class Fill(NamedTuple):
     """The taker meets ``maker`` for ``quantity`` shares, at the maker's price."""
@@ -40,15 +45,15 @@ def accepts(taker: Order, price: int | None) -> bool:
     """Whether the taker trades at ``price``; a market order trades at any."""
     if taker.price is None or price is None:
         return True
-    return price <= taker.price if taker.side is Side.BID else price >= taker.price
+    return price <= taker.price if taker.side is _BID else price >= taker.price
 
 
 def execute(taker: Order, fills: list[Fill]) -> list[Trade]:
     """Carry the fills out on both sides and say what happened, in the order of the fills.
 
-    Afterwards an order with nothing left is closed as filled, a taker that may not rest is closed
-    as unfilled, and one that has ended meanwhile as expired. Time and ids come from the taker, so
-    the same fills give the same trades.
+    Afterwards an order with nothing left is closed as filled, and the taker may rest if it is open
+    (see ``close_what_may_not_rest``). Time and ids come from the taker, so the same fills give the
+    same trades.
     """
     now_us = taker.created_at_us
     trades = []
@@ -71,12 +76,19 @@ def execute(taker: Order, fills: list[Fill]) -> list[Trade]:
             order.add_trade(trade)
             order.remaining_quantity -= quantity
             if not order.remaining_quantity:
-                close(order, CloseReason.FILLED, now_us)
-    if taker.is_open and taker.time_in_force is TimeInForce.IMMEDIATE_OR_CANCEL:
-        close(taker, CloseReason.UNFILLED, now_us)
-    if taker.is_open and has_ended(taker):
-        close(taker, CloseReason.EXPIRED, taker.valid_until_us or now_us)
+                close(order, _FILLED, now_us)
+    close_what_may_not_rest(taker)
     return trades
+
+
+def close_what_may_not_rest(taker: Order) -> None:
+    """Close a taker after its fills: as unfilled, or as expired when it had already ended."""
+    if taker.close_reason is not None:
+        return
+    if taker.time_in_force is _IMMEDIATE_OR_CANCEL:
+        close(taker, _UNFILLED, taker.created_at_us)
+    elif has_ended(taker):
+        close(taker, _EXPIRED, taker.valid_until_us or taker.created_at_us)
 
 
 def has_ended(order: Order) -> bool:

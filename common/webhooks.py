@@ -8,7 +8,7 @@ import asyncio
 import ipaddress
 import logging
 import socket
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -56,7 +56,7 @@ class TradeExecuted(msgspec.Struct, frozen=True):
 
 
 def notices(
-    urls: Mapping[int, str], taker: Order, trades: list[Trade], makers: list[Order]
+    urls: Mapping[int, str], taker: Order, trades: Sequence[Trade], makers: Sequence[Order]
 ) -> list[Notice]:
     """The messages about what ``taker`` just did, for the brokers that have one of the ``urls``.
 

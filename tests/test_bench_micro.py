@@ -34,7 +34,7 @@ from bench.micro.growth import Growth, fitted
 from bench.micro.measuring import decades
 from bench.service import ROOT
 from bench.tables import newest_runs
-from common.book import Book, BookSide
+from common.book import BookSide
 from common.changes import Changes
 from common.database import Database, prepare_schema
 from common.engine import Engine, Execution
@@ -292,14 +292,14 @@ IN_MEMORY: dict[str, Callable[[Rounds], None]] = {
     "engine": lambda rounds: bench_engine.bench_engine(rounds, 100),
     "encode": lambda rounds: bench_flush.bench_encode(rounds, 10),
 }
-_depth, _makers, _add = BookSide.depth, Book.makers, Changes.add_changed
+_depth, _orders, _add = BookSide.depth, BookSide.orders, Changes.add_changed
 # One thing that each does wrong.
 WRONG: dict[str, tuple[object, str, object]] = {
     "insert": (Engine, "submit", lambda *_: Execution([], [])),
     "cancel": (Engine, "cancel", lambda *_: None),
     "cross": (Engine, "submit", lambda engine, order: engine.rest(order)),
     "depth": (BookSide, "depth", lambda side, depth: _depth(side, depth)[1:]),
-    "fills": (Book, "makers", lambda book, taker: reversed(list(_makers(book, taker)))),
+    "fills": (BookSide, "orders", lambda side: reversed(list(_orders(side)))),
     "memory": (Engine, "rest", lambda *_: None),
     "engine": (Changes, "add_changed", lambda *_: None),
     "encode": (common.changes, "_ids", lambda _: "{}"),

@@ -13,9 +13,14 @@ NOW_US = 1_700_000_000_000_000
 BID, ASK = Side.BID, Side.ASK
 
 
-def order(side: Side, price: int, *, sequence: int = 1, quantity: int = 5) -> Order:
+def order(side: Side, price: int | None, *, sequence: int = 1, quantity: int = 5) -> Order:
     asked = NewOrder("1", side, OrderType.LIMIT, "ABC", price, quantity, NOW_US + 1)
     return asked.accepted(order_id=sequence << 32, sequence=sequence, broker_id=1, now_us=NOW_US)
+
+
+def take_out(book_side: BookSide, item: Order) -> None:
+    close(item, CloseReason.CANCELLED, NOW_US)
+    book_side.remove(item, item.remaining_quantity)
 
 
 def side_of(side: Side, prices: list[int]) -> BookSide:
@@ -56,8 +61,8 @@ def test_an_order_rests_on_its_own_side_and_meets_the_other() -> None:
     bid, ask = order(BID, 10, sequence=1), order(ASK, 11, sequence=2)
     for item in (bid, ask):
         book.side_of(item).insert(item)
-    assert list(book.makers(order(BID, 11))) == [ask]
-    assert list(book.makers(order(ASK, 10))) == [bid]
+    assert list(book.opposite(order(BID, 11)).orders()) == [ask]
+    assert list(book.opposite(order(ASK, 10)).orders()) == [bid]
     book.check()
 
 
@@ -65,7 +70,7 @@ def test_removing_the_last_order_of_a_price_removes_the_level() -> None:
     book = Book()
     only = order(BID, 10)
     book.bids.insert(only)
-    book.bids.remove(only, only.remaining_quantity)
+    take_out(book.bids, only)
     assert book.is_empty()
     assert book.bids.best_price() is None
 
@@ -93,7 +98,7 @@ def test_a_cancel_in_the_middle_of_a_long_level_leaves_the_order_of_the_others()
     resting = list(book_side.orders())
     gone = set(Random(1).sample(range(10_000), 5_000))
     for index in gone:
-        book_side.remove(resting[index], resting[index].remaining_quantity)
+        take_out(book_side, resting[index])
     kept = [item for index, item in enumerate(resting) if index not in gone]
     assert list(book_side.orders()) == kept
     assert book_side.depth(1) == [Level(10, 5 * 5_000, 5_000)]
@@ -107,14 +112,42 @@ def test_a_cancel_looks_at_no_other_order_of_its_level() -> None:
         if item is not resting[500]:
             # Whoever compares with this order, or asks for its price, fails.
             del item.sequence, item.price, item.remaining_quantity
-    book_side.remove(resting[500], 5)
+    take_out(book_side, resting[500])
     assert book_side.levels[-10].total_quantity == 999 * 5
 
 
-def test_an_order_that_is_not_there_cannot_be_removed() -> None:
+def test_takers_that_empty_a_long_level_one_by_one_meet_each_order_once() -> None:
+    book_side = side_of(BID, [10] * 10_000)
+    resting = list(book_side.orders())
+    level = book_side.levels[-10]
+    for item in resting:
+        assert next(book_side.orders()) is item
+        assert level.queue[level.head] is item, "with no closed order to walk over first"
+        take_out(book_side, item)
+    assert book_side.best_price() is None
+
+
+def test_a_level_in_the_middle_of_which_orders_come_and_go_does_not_grow() -> None:
     book_side = side_of(BID, [10])
-    with pytest.raises(KeyError):
-        book_side.remove(order(BID, 10, sequence=2), 5)
+    for sequence in range(2, 10_000):
+        item = order(BID, 10, sequence=sequence)
+        book_side.insert(item)
+        take_out(book_side, item)
+        book_side.check()
+    assert book_side.depth(1) == [Level(10, 5, 1)]
+
+
+@pytest.mark.parametrize(
+    ("side", "price", "meets"),
+    [(BID, 9, False), (BID, 10, True), (BID, None, True), (ASK, 11, False), (ASK, 10, True)],
+)
+def test_a_side_says_whether_its_best_order_is_within_the_limit_of_a_taker(
+    side: Side, price: int | None, meets: bool
+) -> None:
+    makers = BookSide(ASK if side is BID else BID)
+    assert not makers.may_meet(order(side, price, sequence=2))
+    makers.insert(order(makers.side, 10))
+    assert makers.may_meet(order(side, price, sequence=2)) is meets
 
 
 # ---- every invariant, corrupted on its own ----
@@ -135,7 +168,8 @@ def first_bid(book: Book) -> Order:
 
 
 def add_an_empty_level(book: Book) -> None:
-    book.bids.levels[-8] = PriceLevel(8)
+    level = book.bids.levels[-8] = PriceLevel(8, order(BID, 8, sequence=9))
+    close(level.queue[0], CloseReason.CANCELLED, NOW_US)
 
 
 def rank_a_level_wrongly(book: Book) -> None:
@@ -155,13 +189,19 @@ def lose_a_reduction(book: Book) -> None:
 
 
 def swap_two_in_a_queue(book: Book) -> None:
-    queue = book.bids.levels[-10].orders
-    queue.move_to_end(next(iter(queue)))
+    book.bids.levels[-10].queue.reverse()
 
 
-def file_an_order_under_another_id(book: Book) -> None:
-    queue = book.bids.levels[-9].orders
-    queue[123] = queue.popitem()[1]
+def skip_an_open_order(book: Book) -> None:
+    book.bids.levels[-10].head = 1
+
+
+def count_one_order_too_many(book: Book) -> None:
+    book.bids.levels[-9].order_count += 1
+
+
+def forget_which_is_best(book: Book) -> None:
+    book.bids.best_rank = -9
 
 
 def put_an_ask_among_the_bids(book: Book) -> None:
@@ -201,7 +241,9 @@ CORRUPTIONS = [
     count_one_share_too_many,
     lose_a_reduction,
     swap_two_in_a_queue,
-    file_an_order_under_another_id,
+    skip_an_open_order,
+    count_one_order_too_many,
+    forget_which_is_best,
     put_an_ask_among_the_bids,
     change_the_price_of_a_resting_order,
     keep_a_closed_order,

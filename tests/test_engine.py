@@ -112,7 +112,7 @@ class EngineAgainstReference(RuleBasedStateMachine):
         trades, makers = self.engine.submit(order)
         self.trades.extend(trades)
         assert [maker.id for maker in makers] == [trade.maker_order_id for trade in trades]
-        assert trades == self.reference.submit(
+        assert list(trades) == self.reference.submit(
             asked,
             order_id=order.id,
             sequence=order.sequence,

@@ -211,7 +211,7 @@ def test_a_cancelled_order_never_trades() -> None:
     maker = order(ASK, 1, 10)
     engine.submit(maker)
     engine.cancel(maker, NOW_US + 1)
-    assert engine.submit(taker(BID, 1, 10)).trades == []
+    assert not engine.submit(taker(BID, 1, 10)).trades
     assert (maker.close_reason, maker.closed_at_us) == (CloseReason.CANCELLED, NOW_US + 1)
 
 
@@ -250,7 +250,7 @@ def test_the_buyer_is_the_maker_when_the_taker_sells() -> None:
 def test_a_symbol_trades_with_itself_only() -> None:
     engine = Engine()
     engine.submit(accepted(new_order(ASK, 1, 10, symbol="XYZ"), 1))
-    assert engine.submit(taker(BID, 1, 10)).trades == []
+    assert not engine.submit(taker(BID, 1, 10)).trades
 
 
 def test_an_order_without_a_price_has_no_place_in_a_book() -> None:
