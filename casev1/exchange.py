@@ -112,6 +112,9 @@ class Exchange:
     async def sweep(self) -> None:
         await self._database.retried(self._database.commit, (queries.CLOSE_ENDED, {}))
 
+    async def settled(self) -> None:
+        """Every verb ends with its commit."""
+
     async def health(self) -> Health:
         try:
             rows = await self._database.rows(queries.LAST_SEQUENCE)

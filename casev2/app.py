@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from common.database import Database
-from common.loading import load_brokers, load_clock, load_engine
+from common.loading import load_brokers, load_clock, load_engine, load_exchange_id
 from common.sequencer import Sequencer
 from common.settings import Settings
+from common.wal.opening import open_log, replay
 from common.webhooks import Webhooks
 from common.writer import Flush, Writer
 
@@ -33,21 +34,21 @@ async def open_exchange(settings: Settings, database_url: str) -> AsyncIterator[
     webhooks = Webhooks(
         private_allowed=settings.webhook_private, queue_max=settings.webhook_queue_max
     )
-
-    def saved(flush: Flush) -> None:
-        webhooks.enqueue(flush.notices)
-
     writer = Writer(
         database_url,
         flush_interval_s=settings.flush_ms / 1000,
         pending_max=settings.flush_pending_max,
         patience_s=settings.pool_wait_ms / 1000,
-        on_saved=saved,
     )
-    async with database.opened(), webhooks.opened(), writer.opened():
+    async with (
+        database.opened(),
+        webhooks.opened(),
+        writer.opened(),
+        open_log(settings, await load_exchange_id(database), writer.sequence) as (wal, records),
+    ):
         brokers = await load_brokers(database)
         engine = await load_engine(database)
-        sequencer = Sequencer(await load_clock(database), writer.sequence)
+        sequencer = Sequencer(await load_clock(database), writer.sequence, wal)
         exchange = Exchange(
             database=database,
             webhooks=webhooks,
@@ -56,6 +57,12 @@ async def open_exchange(settings: Settings, database_url: str) -> AsyncIterator[
             engine=engine,
             writer=writer,
         )
+        replay(exchange, records)
+
+        def saved(flush: Flush) -> None:
+            wal.absorbed(flush.sequence)
+            webhooks.enqueue(flush.notices)
+
         log.info(
             "loaded %d brokers, %d open orders in %.3f s; data reaches sequence %d",
             len(brokers.by_id),
@@ -63,5 +70,5 @@ async def open_exchange(settings: Settings, database_url: str) -> AsyncIterator[
             time.monotonic() - started_s,
             writer.sequence,
         )
-        async with writer.flushing(exchange.sweep, settings.drain_s):
+        async with writer.flushing(exchange.sweep, saved, settings.drain_s):
             yield exchange

@@ -17,6 +17,7 @@ from common.model import (
     BookDepth,
     Broker,
     NewOrder,
+    Order,
     OrderDetail,
     OrderPage,
     OrderQuery,
@@ -26,6 +27,7 @@ from common.model import (
 )
 from common.sequencer import Sequencer
 from common.views import page_of, receipt_of
+from common.wal.format import Record, Submission
 from common.webhooks import Webhooks, notices
 from common.writer import Writer
 
@@ -69,9 +71,7 @@ class Exchange:
         self._writer.admit()
         now_us = self._expire()
         order = self._sequencer.accept(new_order, broker.id, now_us)
-        trades, makers = self._engine.submit(order)
-        messages = notices(self._brokers.webhook_urls, order, trades, makers)
-        self._writer.record(order.sequence, order, trades, makers, messages)
+        self._match(order)
         return receipt_of(order)
 
     async def cancel(self, key_hash: bytes, order_id: int) -> None:
@@ -82,8 +82,8 @@ class Exchange:
         if owner_id is not None and owner_id != broker.id:
             raise Forbidden("the order belongs to another broker")
         if order is not None and order.is_open:
-            self._engine.cancel(order, now_us)
-            self._writer.record_closed(self._sequencer.advance(), [order])
+            sequence = self._sequencer.cancel(order, now_us)
+            self._close(order, sequence, now_us)
 
     async def order(self, key_hash: bytes, order_id: int) -> OrderDetail:
         await self._writer.until_stored(order_id)
@@ -120,16 +120,20 @@ class Exchange:
     async def sweep(self) -> None:
         self._expire()
 
+    async def settled(self) -> None:
+        await self._sequencer.settled()
+
     async def health(self) -> Health:
         full = self._writer.full()
         return Health(
-            "flush",
+            self._sequencer.durability,
             "too many changes wait for the database" if full else None,
             {
                 "brokers": len(self._brokers.by_id),
                 "books": len(self._engine.books),
                 "open_orders": len(self._engine.open_orders),
                 **self._writer.figures(),
+                **self._sequencer.figures(),
                 **self._writer.staleness(),
                 **self._webhooks.figures(),
             },
@@ -145,15 +149,37 @@ class Exchange:
             self._writer.forget()
             self._brokers.clear()
             self._engine.clear()
-            self._sequencer.sequence = 0
+            await self._sequencer.restart()
+
+    def replay(self, record: Record) -> None:
+        """Do again what was accepted before a crash. Raises KeyError for an unknown order."""
+        self._expire_by(record.now_us)
+        self._sequencer.repeat(record.sequence, record.now_us)
+        if isinstance(record, Submission):
+            self._match(record.order())
+        else:
+            order = self._engine.open_orders[int.from_bytes(record.order_id)]
+            self._close(order, record.sequence, record.now_us)
+
+    def _match(self, order: Order) -> None:
+        trades, makers = self._engine.submit(order)
+        messages = notices(self._brokers.webhook_urls, order, trades, makers)
+        self._writer.record(order.sequence, order, trades, makers, messages)
+
+    def _close(self, order: Order, sequence: int, now_us: int) -> None:
+        self._engine.cancel(order, now_us)
+        self._writer.record_closed(sequence, [order])
 
     def _expire(self) -> int:
         """Close what has ended by now; the present instant."""
         now_us = self._sequencer.now_us()
+        self._expire_by(now_us)
+        return now_us
+
+    def _expire_by(self, now_us: int) -> None:
         ended = self._engine.expire(now_us)
         if ended:
             self._writer.record_closed(self._sequencer.sequence, ended)
-        return now_us
 
     async def _stored_owner(self, order_id: int) -> int | None:
         """The broker of an order that has left memory, None when there is no such order."""

@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 
 from common.database import Database
 from common.ledger import Ledger
-from common.loading import load_brokers, load_clock, load_engine, load_ledger
+from common.loading import load_brokers, load_clock, load_engine, load_exchange_id, load_ledger
 from common.sequencer import Sequencer
 from common.settings import Settings
+from common.wal.opening import open_log, replay
 from common.webhooks import Webhooks
 from common.writer import Flush, Writer
 
@@ -37,23 +38,22 @@ async def open_exchange(settings: Settings, database_url: str) -> AsyncIterator[
     ledger = Ledger(
         closed_age_max_us=settings.closed_age_s * 1_000_000, closed_count_max=settings.closed_max
     )
-
-    def saved(flush: Flush) -> None:
-        ledger.saved(flush.closed)
-        webhooks.enqueue(flush.notices)
-
     writer = Writer(
         database_url,
         flush_interval_s=settings.flush_ms / 1000,
         pending_max=settings.flush_pending_max,
         patience_s=settings.pool_wait_ms / 1000,
-        on_saved=saved,
     )
-    async with database.opened(), webhooks.opened(), writer.opened():
+    async with (
+        database.opened(),
+        webhooks.opened(),
+        writer.opened(),
+        open_log(settings, await load_exchange_id(database), writer.sequence) as (wal, records),
+    ):
         brokers = await load_brokers(database)
         engine = await load_engine(database)
         await load_ledger(database, ledger, engine)
-        sequencer = Sequencer(await load_clock(database), writer.sequence)
+        sequencer = Sequencer(await load_clock(database), writer.sequence, wal)
         exchange = Exchange(
             database=database,
             webhooks=webhooks,
@@ -63,6 +63,13 @@ async def open_exchange(settings: Settings, database_url: str) -> AsyncIterator[
             ledger=ledger,
             writer=writer,
         )
+        replay(exchange, records)
+
+        def saved(flush: Flush) -> None:
+            wal.absorbed(flush.sequence)
+            ledger.saved(flush.closed)
+            webhooks.enqueue(flush.notices)
+
         log.info(
             "loaded %d brokers, %d open orders, %d balances in %.3f s; data reaches sequence %d",
             len(brokers.by_id),
@@ -71,5 +78,5 @@ async def open_exchange(settings: Settings, database_url: str) -> AsyncIterator[
             time.monotonic() - started_s,
             writer.sequence,
         )
-        async with writer.flushing(exchange.sweep, settings.drain_s):
+        async with writer.flushing(exchange.sweep, saved, settings.drain_s):
             yield exchange

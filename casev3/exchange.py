@@ -21,6 +21,7 @@ from common.model import (
     BookDepth,
     Broker,
     NewOrder,
+    Order,
     OrderDetail,
     OrderPage,
     OrderQuery,
@@ -30,6 +31,7 @@ from common.model import (
 )
 from common.sequencer import Sequencer
 from common.views import detail_of, matches, page_of, receipt_of
+from common.wal.format import Record, Submission
 from common.webhooks import Webhooks, notices
 from common.writer import Writer
 
@@ -75,10 +77,7 @@ class Exchange:
         self._writer.admit()
         now_us = self._expire()
         order = self._sequencer.accept(new_order, broker.id, now_us)
-        trades, makers = self._engine.submit(order)
-        self._ledger.record(order, trades, makers)
-        messages = notices(self._brokers.webhook_urls, order, trades, makers)
-        self._writer.record(order.sequence, order, trades, makers, messages)
+        self._match(order)
         return receipt_of(order)
 
     async def cancel(self, key_hash: bytes, order_id: int) -> None:
@@ -89,9 +88,8 @@ class Exchange:
         if owner_id is not None and owner_id != broker.id:
             raise Forbidden("the order belongs to another broker")
         if order is not None and order.is_open:
-            self._engine.cancel(order, now_us)
-            self._ledger.closed(order)
-            self._writer.record_closed(self._sequencer.advance(), [order])
+            sequence = self._sequencer.cancel(order, now_us)
+            self._close(order, sequence, now_us)
 
     async def order(self, key_hash: bytes, order_id: int) -> OrderDetail:
         broker = self._brokers.of(key_hash)
@@ -142,10 +140,13 @@ class Exchange:
     async def sweep(self) -> None:
         self._ledger.evict(self._expire())
 
+    async def settled(self) -> None:
+        await self._sequencer.settled()
+
     async def health(self) -> Health:
         full = self._writer.full()
         return Health(
-            "flush",
+            self._sequencer.durability,
             "too many changes wait for the database" if full else None,
             {
                 "brokers": len(self._brokers.by_id),
@@ -154,6 +155,7 @@ class Exchange:
                 "orders_in_memory": len(self._ledger.orders),
                 "trades": self._ledger.trade_count,
                 **self._writer.figures(),
+                **self._sequencer.figures(),
                 **self._webhooks.figures(),
             },
         )
@@ -168,17 +170,41 @@ class Exchange:
             self._brokers.clear()
             self._engine.clear()
             self._ledger.clear()
-            self._sequencer.sequence = 0
+            await self._sequencer.restart()
+
+    def replay(self, record: Record) -> None:
+        """Do again what was accepted before a crash. Raises KeyError for an unknown order."""
+        self._expire_by(record.now_us)
+        self._sequencer.repeat(record.sequence, record.now_us)
+        if isinstance(record, Submission):
+            self._match(record.order())
+        else:
+            order = self._engine.open_orders[int.from_bytes(record.order_id)]
+            self._close(order, record.sequence, record.now_us)
+
+    def _match(self, order: Order) -> None:
+        trades, makers = self._engine.submit(order)
+        self._ledger.record(order, trades, makers)
+        messages = notices(self._brokers.webhook_urls, order, trades, makers)
+        self._writer.record(order.sequence, order, trades, makers, messages)
+
+    def _close(self, order: Order, sequence: int, now_us: int) -> None:
+        self._engine.cancel(order, now_us)
+        self._ledger.closed(order)
+        self._writer.record_closed(sequence, [order])
 
     def _expire(self) -> int:
         """Close what has ended by now; the present instant."""
         now_us = self._sequencer.now_us()
+        self._expire_by(now_us)
+        return now_us
+
+    def _expire_by(self, now_us: int) -> None:
         ended = self._engine.expire(now_us)
         if ended:
             for order in ended:
                 self._ledger.closed(order)
             self._writer.record_closed(self._sequencer.sequence, ended)
-        return now_us
 
     async def _stored_owner(self, order_id: int) -> int | None:
         """The broker of an order that has left memory, None when there is no such order."""

@@ -332,6 +332,9 @@ def for_broker(handler: BrokerHandler) -> Handler:
         except (MalformedBody, InvalidField, NotFound, TooLarge):
             await call.exchange.authenticate(key_hash)
             raise
+        finally:
+            # Reads too: what they show must not be undone by a crash.
+            await call.exchange.settled()
 
     return handle
 

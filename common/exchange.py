@@ -25,7 +25,8 @@ from common.model import (
 class Health(Struct, frozen=True):
     """Whether the exchange can serve, why not, and figures by name (units at the names' ends).
 
-    ``durability`` says when an order is acknowledged: after its ``commit`` or before its ``flush``.
+    ``durability`` says when an order is acknowledged: after its ``commit``, before its ``flush``,
+    or when it is in the write-ahead log (``wal``).
     """
 
     durability: str
@@ -45,7 +46,7 @@ class Exchange(Protocol):
         ...
 
     async def submit(self, key_hash: bytes, new_order: NewOrder) -> Receipt:
-        """Accept an order and match it. What was matched when it returns is final."""
+        """Accept an order and match it. What was matched is final once it is ``settled``."""
         ...
 
     async def cancel(self, key_hash: bytes, order_id: int) -> None:
@@ -74,6 +75,10 @@ class Exchange(Protocol):
 
     async def sweep(self) -> None:
         """Close the orders that have ended, though nobody asks for them; called regularly."""
+        ...
+
+    async def settled(self) -> None:
+        """Wait until nothing that a verb has answered can be undone, as ``durability`` promises."""
         ...
 
     async def health(self) -> Health:

@@ -1,5 +1,7 @@
 """What a start reads from the database, so that memory is again as it was."""
 
+from uuid import UUID
+
 from common import queries
 from common.brokers import Brokers
 from common.database import Database
@@ -7,6 +9,12 @@ from common.engine import Engine
 from common.ids import Clock
 from common.ledger import Ledger
 from common.model import Order, to_us
+
+
+async def load_exchange_id(database: Database) -> UUID:
+    """By which a log knows that it belongs to this database."""
+    [[exchange_id]] = await database.rows(queries.EXCHANGE_ID)
+    return UUID(int=exchange_id.int)
 
 
 async def load_brokers(database: Database) -> Brokers:

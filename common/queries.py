@@ -156,6 +156,7 @@ ADD_CASH = compiled(
 )
 
 READ_STATE = compiled(select(exchange_state.c.flushed_sequence, exchange_state.c.flush_number))
+EXCHANGE_ID = compiled(select(exchange_state.c.exchange_id))
 WRITE_STATE = compiled(
     update(exchange_state).values(
         flushed_sequence=bindparam("sequence"), flush_number=bindparam("number")

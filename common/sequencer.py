@@ -2,6 +2,7 @@
 
 from common.ids import Clock
 from common.model import NewOrder, Order
+from common.wal.log import Log
 
 
 class Sequencer:
@@ -10,9 +11,11 @@ class Sequencer:
     Everything is given from memory and without waiting, so this order is the order of the trades.
     """
 
-    def __init__(self, clock: Clock, sequence: int) -> None:
+    def __init__(self, clock: Clock, sequence: int, log: Log) -> None:
         self._clock = clock
+        self._log = log
         self.sequence = sequence
+        self.durability = log.durability
 
     def now_us(self) -> int:
         """Microseconds since the epoch, never going backwards."""
@@ -22,16 +25,38 @@ class Sequencer:
         """A new id for what is no order."""
         return self._clock.new_id()
 
-    def advance(self) -> int:
-        """The number of the next command."""
-        self.sequence += 1
-        return self.sequence
-
     def accept(self, new_order: NewOrder, broker_id: int, now_us: int) -> Order:
-        """The order that enters the engine."""
-        return new_order.accepted(
+        """The order that enters the engine. Raises Unavailable when the log cannot take it."""
+        order = new_order.accepted(
             order_id=self._clock.new_id(),
-            sequence=self.advance(),
+            sequence=self.sequence + 1,
             broker_id=broker_id,
             now_us=now_us,
         )
+        self._log.submitted(order)
+        self.sequence += 1
+        return order
+
+    def cancel(self, order: Order, now_us: int) -> int:
+        """The sequence number of a cancel. Raises Unavailable when the log cannot take it."""
+        self._log.cancelled(self.sequence + 1, now_us, order.id)
+        self.sequence += 1
+        return self.sequence
+
+    def repeat(self, sequence: int, now_us: int) -> None:
+        """Go on behind a command of the log, which was stamped before a crash."""
+        self.sequence = sequence
+        self._clock.advance(now_us)
+
+    async def restart(self) -> None:
+        """Begin again, because everything was emptied."""
+        self.sequence = 0
+        await self._log.restart()
+
+    async def settled(self) -> None:
+        """Wait until what has been accepted is as durable as ``durability`` promises."""
+        await self._log.settled()
+
+    def figures(self) -> dict[str, float]:
+        """For /health."""
+        return self._log.figures()

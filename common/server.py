@@ -51,6 +51,11 @@ def main(open_exchange: OpenExchange, *, stateless: bool) -> None:
             raise StartError(
                 "EXCHANGE_PROCESSES: this case keeps its book in one process; expected 1"
             )
+        if settings.durability == "wal" and stateless:
+            raise StartError(
+                "EXCHANGE_DURABILITY=wal: this case commits each order to the database before it "
+                "answers, so there is nothing to log; leave it unset"
+            )
         with database_of(settings) as database_url:
             prepare_schema(database_url)
             if settings.processes > 1:

@@ -8,7 +8,7 @@ from pathlib import Path
 from common.errors import StartError
 from common.postgres import default_data_dir
 
-DURABILITY = ("flush",)
+DURABILITY = ("flush", "wal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,10 @@ class Settings:
     # EXCHANGE_DEBUG: 1 opens /debug/*, with which the admin can empty the exchange.
     debug: bool
     # EXCHANGE_DURABILITY: `flush` acknowledges when matched; a crash loses what was not flushed.
+    # `wal` acknowledges when it is in a log on disk; a crash loses nothing, replies wait for that.
     durability: str
+    # EXCHANGE_WAL_DIR: where that log is; another disk than that of the database is faster.
+    wal_dir: Path
     # EXCHANGE_FLUSH_MS: shorter loses less in a crash, longer writes fewer, larger transactions.
     flush_ms: int
     # EXCHANGE_FLUSH_PENDING_MAX: changes that may wait for the database before new orders get 503;
@@ -57,16 +60,18 @@ class Settings:
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     """Settings from ``EXCHANGE_*``. Raises StartError with the variable and what it allows."""
     read = _Reader(environment)
+    data_dir = Path(read.text("EXCHANGE_DATA_DIR") or default_data_dir())
     settings = Settings(
         host=read.text("EXCHANGE_HOST") or "127.0.0.1",
         port=read.integer("EXCHANGE_PORT", 8000, 1, 65535),
         processes=read.integer("EXCHANGE_PROCESSES", 1, 1, 64),
         share_port=read.flag("EXCHANGE_SHARE_PORT"),
         database_url=read.text("EXCHANGE_DATABASE_URL"),
-        data_dir=Path(read.text("EXCHANGE_DATA_DIR") or default_data_dir()),
+        data_dir=data_dir,
         admin_api_key=read.text("EXCHANGE_ADMIN_API_KEY"),
         debug=read.flag("EXCHANGE_DEBUG"),
         durability=read.choice("EXCHANGE_DURABILITY", DURABILITY),
+        wal_dir=Path(read.text("EXCHANGE_WAL_DIR") or data_dir / "wal"),
         flush_ms=read.integer("EXCHANGE_FLUSH_MS", 30, 1, 10_000),
         flush_pending_max=read.integer("EXCHANGE_FLUSH_PENDING_MAX", 500_000, 1, 10**8),
         drain_s=read.integer("EXCHANGE_DRAIN_S", 30, 0, 3600),

@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 
 # Raised whenever a table changes; a database of another version is refused at start.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = MetaData()
 
@@ -42,6 +42,8 @@ exchange_state = Table(
     metadata,
     Column("only_row", SmallInteger, CheckConstraint("only_row = 1"), primary_key=True),
     Column("schema_version", SmallInteger, nullable=False),
+    # By which a write-ahead log knows that it belongs to this database.
+    Column("exchange_id", Uuid, nullable=False, server_default=text("gen_random_uuid()")),
     Column("flushed_sequence", BigInteger, nullable=False),
     Column("flush_number", BigInteger, nullable=False),
 )

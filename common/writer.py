@@ -78,13 +78,11 @@ class Writer:
         flush_interval_s: float,
         pending_max: int,
         patience_s: float,
-        on_saved: Callable[[Flush], None],
     ) -> None:
         self._conninfo = conninfo(url)
         self._interval_s = flush_interval_s
         self._pending_max = pending_max
         self._patience_s = patience_s
-        self._on_saved = on_saved
         self._batch = Batch()
         self._in_flight: Flush | None = None
         self._channel: Channel | None = None
@@ -160,14 +158,18 @@ class Writer:
 
     @asynccontextmanager
     async def flushing(
-        self, before: Callable[[], Awaitable[None]], drain_s: float
+        self,
+        before: Callable[[], Awaitable[None]],
+        on_saved: Callable[[Flush], None],
+        drain_s: float,
     ) -> AsyncIterator[None]:
-        """Flush regularly, each time after ``before()``; at the end everything that is left.
+        """Flush regularly, each time after ``before()`` and before ``on_saved(flush)``; at the end
+        everything that is left.
 
         Raises StartError with the number of changes lost when that takes more than ``drain_s``.
         """
         self._stopping.clear()
-        task = asyncio.create_task(self._run(before))
+        task = asyncio.create_task(self._run(before, on_saved))
         try:
             yield
         finally:
@@ -181,7 +183,9 @@ class Writer:
                     f"{drain_s:g} s (EXCHANGE_DRAIN_S): they are lost"
                 ) from None
 
-    async def _run(self, before: Callable[[], Awaitable[None]]) -> None:
+    async def _run(
+        self, before: Callable[[], Awaitable[None]], on_saved: Callable[[Flush], None]
+    ) -> None:
         due_s = time.monotonic()
         while not self._stopping.is_set() or len(self._batch.changes):
             due_s = max(due_s + self._interval_s, time.monotonic())
@@ -193,15 +197,15 @@ class Writer:
             await before()
             async with self.idle:
                 if len(self._batch.changes):
-                    await self._flush()
+                    on_saved(await self._flush())
 
-    async def _flush(self) -> None:
+    async def _flush(self) -> Flush:
         flush = self._in_flight = self._take()
         await self._write_until_done(flush)
         self._in_flight = None
         self._write_ages_ms.append(flush.batch.age_s() * 1000)
         flush.batch.stored.set()
-        self._on_saved(flush)
+        return flush
 
     def _take(self) -> Flush:
         """The batch as it is now, ready to be sent; a new one gathers from here."""

@@ -32,6 +32,7 @@ TEXTS = [
     ("EXCHANGE_ADMIN_API_KEY", "admin_api_key", None),
     ("EXCHANGE_DURABILITY", "durability", "flush"),
     ("EXCHANGE_DATA_DIR", "data_dir", default_data_dir()),
+    ("EXCHANGE_WAL_DIR", "wal_dir", default_data_dir() / "wal"),
 ]
 
 NAMES = [*(row[0] for row in INTEGERS), *(row[0] for row in FLAGS), *(row[0] for row in TEXTS)]
@@ -107,7 +108,13 @@ def test_a_flag_is_0_or_1(name: str, field: str) -> None:
 def test_an_unknown_durability_is_refused_with_the_known() -> None:
     message = refusal("EXCHANGE_DURABILITY", "perhaps")
     assert message.startswith("EXCHANGE_DURABILITY='perhaps': expected ")
-    assert "flush" in message
+    assert "flush or wal" in message
+
+
+def test_the_log_is_in_the_data_directory_unless_it_has_its_own() -> None:
+    assert read_settings({"EXCHANGE_DATA_DIR": "/data"}).wal_dir == Path("/data/wal")
+    named = {"EXCHANGE_DATA_DIR": "/data", "EXCHANGE_WAL_DIR": "/fast"}
+    assert read_settings(named).wal_dir == Path("/fast")
 
 
 @pytest.mark.parametrize("name", ["EXCHANGE_PROT", "EXCHANGE_", "EXCHANGE_port"])

@@ -16,6 +16,7 @@ from common.postgres import EmbeddedPostgres
 
 # None of this is decided by a case.
 pytestmark = pytest.mark.any_case
+NewPlace = Callable[[], Path]
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (INFO|WARNING) ")
 
 
@@ -45,6 +46,12 @@ def test_a_wrong_setting_is_refused_and_named(start_service: StartService) -> No
     ]
     for name, service in zip(wrong, services, strict=True):
         assert name in refusal_of(service)
+
+
+def test_a_log_is_refused_by_a_case_that_commits_each_order(new_place: NewPlace) -> None:
+    settings = {"EXCHANGE_DURABILITY": "wal"}
+    service = Service("casev1", new_place() / "log", None, settings, reads_behind=False)
+    assert "nothing to log" in refusal_of(service)
 
 
 # ---- the address ----

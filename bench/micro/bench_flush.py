@@ -86,16 +86,12 @@ def bench_write(benchmark: Benchmark, size: int, database_url: str, runner: asyn
     """The same, encoded and committed by the writer of the cases."""
     mix = Mix()
     writer = Writer(
-        database_url,
-        flush_interval_s=PATIENCE_S,
-        pending_max=1_000_000,
-        patience_s=PATIENCE_S,
-        on_saved=lambda _: None,
+        database_url, flush_interval_s=PATIENCE_S, pending_max=1_000_000, patience_s=PATIENCE_S
     )
 
     async def flush() -> None:
         """A writer that is told to stop writes what has gathered, at once."""
-        async with writer.flushing(_nothing, PATIENCE_S):
+        async with writer.flushing(_nothing, lambda _: None, PATIENCE_S):
             pass
 
     def gathered() -> None:

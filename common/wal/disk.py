@@ -1,0 +1,135 @@
+"""The directory of a log, and all that the log asks of a disk."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from common.errors import StartError
+
+SUFFIX = ".wal"
+_DIGITS = 12
+_CHUNK = bytes(1 << 20)
+
+
+class File(Protocol):
+    """A segment that is being written."""
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write, and return when it is durable. Raises OSError; nothing is known about it then."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Disk(Protocol):
+    """Segments by number. Methods may be called from any thread, and raise OSError."""
+
+    def numbers(self) -> list[int]:
+        """Of all segments that are complete, ascending."""
+        ...
+
+    def read(self, number: int) -> bytes: ...
+
+    def create(self, number: int, size: int) -> None:
+        """A segment of so many zeros, there as a whole and durable, or not at all."""
+        ...
+
+    def open(self, number: int) -> File: ...
+
+    def remove(self, number: int) -> None: ...
+
+
+class SegmentFile:
+    """A segment of a directory."""
+
+    def __init__(self, path: Path) -> None:
+        # What was allocated and written before needs no change of the file's own data, so that
+        # one write to it is one write to the disk.
+        self._file = os.open(path, os.O_WRONLY | os.O_DSYNC | os.O_CLOEXEC)
+
+    def write(self, offset: int, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._file, view, offset)
+            view, offset = view[written:], offset + written
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+class Directory:
+    """The disk as it is: one file a segment, for the owner's eyes only."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def numbers(self) -> list[int]:
+        names = (path.name.removesuffix(SUFFIX) for path in self.path.glob(f"*{SUFFIX}"))
+        return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+
+    def read(self, number: int) -> bytes:
+        return self.path_of(number).read_bytes()
+
+    def create(self, number: int, size: int) -> None:
+        path = self.path_of(number)
+        draft = path.with_suffix(".new")
+        try:
+            with open(draft, "wb", opener=_private) as file:
+                # Zeros and not a hole: the first write to a hole would have to find room for it.
+                for start in range(0, size, len(_CHUNK)):
+                    file.write(_CHUNK[: size - start])
+                file.flush()
+                os.fsync(file.fileno())
+            draft.rename(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                draft.unlink()  # gives the room back that is missing
+            raise
+        self._sync_names()
+
+    def open(self, number: int) -> SegmentFile:
+        return SegmentFile(self.path_of(number))
+
+    def remove(self, number: int) -> None:
+        self.path_of(number).unlink()
+
+    def path_of(self, number: int) -> Path:
+        return self.path / f"{number:0{_DIGITS}d}{SUFFIX}"
+
+    def _sync_names(self) -> None:
+        directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[Directory]:
+    """The directory, made if it is not there, for this process alone. Raises StartError."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StartError(
+            f"EXCHANGE_WAL_DIR: {path} cannot be used: {error.strerror or error}"
+        ) from None
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StartError(
+                f"EXCHANGE_WAL_DIR: {path} is in use by another exchange: stop it, or name another"
+            ) from None
+        for draft in path.glob("*.new"):  # what a crash has left half made
+            draft.unlink()
+        yield Directory(path)
+    finally:
+        os.close(lock)

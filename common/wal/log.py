@@ -1,0 +1,354 @@
+"""Writing a log: whatever has gathered while the disk was busy is its next write.
+
+The event loop gathers records and one thread writes them. No timer is involved: a record that
+comes while nothing is being written leaves with those of the same turn of the event loop.
+"""
+
+import asyncio
+import errno
+import logging
+import statistics
+import sys
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from queue import SimpleQueue
+from threading import Thread
+from typing import NamedTuple, Protocol
+
+from common.errors import Unavailable
+from common.model import Order
+from common.wal import format
+from common.wal.disk import Disk, File
+from common.wal.format import BATCH_HEAD_BYTES, HEADER_BYTES, RECORD_MAX_BYTES, Record
+
+SEGMENT_BYTES = 16 << 20
+RETRY_S = 1.0
+SYNCS_KEPT = 1000
+# How long the event loop may keep the interpreter while the thread has a write to report.
+SWITCH_INTERVAL_S = 0.0002
+
+log = logging.getLogger(__name__)
+
+
+class Log(Protocol):
+    """What the sequencer and the writer ask of a log. ``durability`` is the name of its promise."""
+
+    durability: str
+
+    def submitted(self, order: Order) -> None:
+        """An order is accepted. Raises Unavailable, and then it is not."""
+        ...
+
+    def cancelled(self, sequence: int, now_us: int, order_id: int) -> None:
+        """A cancel is accepted. Raises Unavailable, and then it is not."""
+        ...
+
+    async def settled(self) -> None:
+        """Wait until all that has been accepted by now is as durable as promised."""
+        ...
+
+    def absorbed(self, sequence: int) -> None:
+        """The database has all up to here."""
+        ...
+
+    async def restart(self) -> None:
+        """Everything was emptied; the next sequence number is 1."""
+        ...
+
+    def figures(self) -> dict[str, float]:
+        """For /health."""
+        ...
+
+
+class NoLog:
+    """Promises nothing beyond the next flush."""
+
+    durability = "flush"
+
+    def submitted(self, order: Order) -> None:
+        pass
+
+    def cancelled(self, sequence: int, now_us: int, order_id: int) -> None:
+        pass
+
+    async def settled(self) -> None:
+        pass
+
+    def absorbed(self, sequence: int) -> None:
+        pass
+
+    async def restart(self) -> None:
+        pass
+
+    def figures(self) -> dict[str, float]:
+        return {}
+
+
+class Written(NamedTuple):
+    """A segment to which nothing is added: it goes when the database has all of it."""
+
+    number: int
+    last_sequence: int
+
+
+class End(NamedTuple):
+    """Where a log ends: its last checksum and sequence number, and the segments up to there."""
+
+    chain: int
+    sequence: int
+    written: Sequence[Written]
+
+
+class WriteAheadLog:
+    """A log that goes on behind what was found on the disk, in a new segment.
+
+    ``on_failure`` is called when the disk has refused a write: what was in it may be there or not,
+    so nothing more is written. It should end the process; if it does not, those who wait get the
+    error.
+    """
+
+    durability = "wal"
+
+    def __init__(
+        self,
+        disk: Disk,
+        *,
+        exchange: bytes,
+        end: End,
+        on_failure: Callable[[Exception], None],
+        segment_bytes: int = SEGMENT_BYTES,
+    ) -> None:
+        self._disk = disk
+        self._exchange = exchange
+        self._chain = end.chain
+        self._written = deque(end.written)
+        self._on_failure = on_failure
+        self._size = segment_bytes
+        # The present segment; none is begun before there is a record for it.
+        self._file: File | None = None
+        self._number = end.written[-1].number if end.written else 0
+        self._offset = segment_bytes
+        self._last_sequence = end.sequence
+        # One that was given up while it was being written.
+        self._dropped: File | None = None
+        # The one that is ready to be begun. While it is missing, the room in this one is all.
+        self._next: File | None = None
+        self._preparing: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
+        self._gathering: list[Record] = []
+        self._gathering_waits: list[asyncio.Future[None]] = []
+        # Of those who wait for the write that is under way, if one is.
+        self._writing_waits: list[asyncio.Future[None]] | None = None
+        self._jobs: SimpleQueue[tuple[File, int, bytes] | None] = SimpleQueue()
+        self._removals: set[asyncio.Future[None]] = set()
+        self._failed = False
+        self._records = 0
+        self._sync_count = 0
+        self._sync_ms: deque[float] = deque(maxlen=SYNCS_KEPT)
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator["WriteAheadLog"]:
+        """Write until the block ends, and then all that is left. Raises OSError at the start."""
+        self._loop = asyncio.get_running_loop()
+        self._next = await asyncio.to_thread(self._prepare, self._number + 1)
+        interval_s = sys.getswitchinterval()
+        sys.setswitchinterval(min(interval_s, SWITCH_INTERVAL_S))
+        thread = Thread(target=self._work, name="write-ahead log", daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            sys.setswitchinterval(interval_s)
+            with suppress(OSError, Unavailable):
+                await self.settled()
+            self._stopping.set()
+            self._jobs.put(None)
+            await asyncio.to_thread(thread.join)
+            await self.prepared()
+            await asyncio.gather(*self._removals)
+            for file in (self._file, self._next):
+                if file is not None:
+                    file.close()
+
+    # ---- what the sequencer and the writer ask ----
+
+    def submitted(self, order: Order) -> None:
+        self._gather(format.submission(order))
+
+    def cancelled(self, sequence: int, now_us: int, order_id: int) -> None:
+        self._gather(format.cancellation(sequence, now_us, order_id))
+
+    async def settled(self) -> None:
+        if self._failed:
+            raise Unavailable("the log has failed")
+        if self._gathering:
+            waits = self._gathering_waits
+        elif self._writing_waits is not None:
+            waits = self._writing_waits
+        else:
+            return
+        # One each: who is cancelled must not take the others along.
+        wait = self._loop.create_future()
+        waits.append(wait)
+        await wait
+
+    def absorbed(self, sequence: int) -> None:
+        while self._written and self._written[0].last_sequence <= sequence:
+            number = self._written.popleft().number
+            removal = self._loop.run_in_executor(None, self._remove, number)
+            self._removals.add(removal)
+            removal.add_done_callback(self._removals.discard)
+
+    async def restart(self) -> None:
+        """Deletes all segments at once, which stops the event loop for a moment."""
+        _release(self._gathering_waits)
+        self._gathering.clear()
+        if self._file is not None:
+            self._written.append(Written(self._number, 0))
+        for segment in self._written:
+            self._remove(segment.number)
+        self._written.clear()
+        if self._writing_waits is None:
+            self._close()
+        else:
+            self._dropped, self._file = self._file, None
+        self._offset = self._size
+        self._chain = self._last_sequence = 0
+        await self.prepared()
+
+    async def prepared(self) -> None:
+        """Wait until the segment after the present one is ready."""
+        if self._preparing is not None:
+            await self._preparing
+
+    def figures(self) -> dict[str, float]:
+        sync_ms = self._sync_ms or [0.0]
+        return {
+            "wal_records": self._records,
+            "wal_syncs": self._sync_count,
+            "wal_records_per_sync": round(self._records / max(1, self._sync_count), 3),
+            "wal_sync_ms_p50": round(statistics.median(sync_ms), 3),
+            "wal_sync_ms_max": round(max(sync_ms), 3),
+            "wal_segments": len(self._written) + (self._file is not None),
+            "wal_full": int(self._is_full()),
+        }
+
+    # ---- on the event loop ----
+
+    def _gather(self, record: Record) -> None:
+        if self._failed or self._is_full():
+            raise Unavailable("the disk of the log takes no more; retry later")
+        self._gathering.append(record)
+        if len(self._gathering) == 1 and self._writing_waits is None:
+            self._loop.call_soon(self._write)
+
+    def _is_full(self) -> bool:
+        """Whether one more record might find no room."""
+        most = BATCH_HEAD_BYTES + RECORD_MAX_BYTES * (len(self._gathering) + 1)
+        return most > self._size - (HEADER_BYTES if self._next else self._offset)
+
+    def _write(self) -> None:
+        """Give what has gathered to the thread, unless it is at work or there is nothing."""
+        if self._writing_waits is not None or not self._gathering:
+            return
+        records, self._gathering = self._gathering, []
+        self._writing_waits, self._gathering_waits = self._gathering_waits, []
+        payload = format.payload(records)
+        head = b""
+        if self._offset + BATCH_HEAD_BYTES + len(payload) > self._size:
+            head = self._begin_segment(records[0].sequence - 1)
+        self._last_sequence = records[-1].sequence
+        body, self._chain = format.batch(payload, self._last_sequence, self._chain)
+        data = head + body
+        assert self._file is not None, "there is room, see _is_full"
+        self._jobs.put((self._file, self._offset, data))
+        self._offset += len(data)
+        self._records += len(records)
+
+    def _begin_segment(self, after_sequence: int) -> bytes:
+        """Go on in the segment that is ready; its header."""
+        if self._file is not None:
+            self._written.append(Written(self._number, self._last_sequence))
+            self._close()
+        self._file, self._next = self._next, None
+        self._number += 1
+        self._offset = 0
+        self._preparing = self._loop.create_task(self._keep_prepared())
+        head, self._chain = format.header(self._exchange, after_sequence, self._chain)
+        return head
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file = None
+
+    def _done(self, took_ms: float, error: Exception | None) -> None:
+        """The thread has written, or could not."""
+        if self._dropped is not None:
+            self._dropped.close()
+            self._dropped = None
+        if error is not None:
+            self._fail(error)
+            return
+        waits, self._writing_waits = self._writing_waits, None
+        self._sync_count += 1
+        self._sync_ms.append(took_ms)
+        self._write()
+        _release(waits or ())
+
+    async def _keep_prepared(self) -> None:
+        """Have the segment after this one ready before it is needed, as soon as the disk allows."""
+        while not self._stopping.is_set():
+            try:
+                self._next = await asyncio.to_thread(self._prepare, self._number + 1)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    self._fail(error)
+                    return
+                log.warning("the log cannot grow (%s); trying again", error.strerror)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(RETRY_S):
+                        await self._stopping.wait()
+            else:
+                return
+
+    def _fail(self, error: Exception) -> None:
+        self._failed = True
+        self._on_failure(error)
+        for wait in (*self._gathering_waits, *(self._writing_waits or ())):
+            if not wait.done():
+                wait.set_exception(error)
+        self._gathering.clear()
+        self._writing_waits = None
+
+    # ---- on other threads ----
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            file, offset, data = job
+            failure: Exception | None = None
+            started_s = time.perf_counter()
+            try:
+                file.write(offset, data)
+            except Exception as error:  # whatever it is, without the thread nobody gets a reply
+                failure = error
+            took_ms = (time.perf_counter() - started_s) * 1000
+            self._loop.call_soon_threadsafe(self._done, took_ms, failure)
+
+    def _prepare(self, number: int) -> File:
+        self._disk.create(number, self._size)
+        return self._disk.open(number)
+
+    def _remove(self, number: int) -> None:
+        try:
+            self._disk.remove(number)
+        except OSError as error:
+            log.warning("segment %d of the log cannot be removed: %s", number, error.strerror)
+
+
+def _release(waits: Sequence["asyncio.Future[None]"]) -> None:
+    for wait in waits:
+        if not wait.done():
+            wait.set_result(None)

@@ -1,0 +1,104 @@
+"""Opening the log of a case, as the settings ask for it, and doing again what it holds."""
+
+import logging
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NoReturn, Protocol
+from uuid import UUID
+
+from common.errors import StartError
+from common.settings import Settings
+from common.wal.disk import Directory, locked
+from common.wal.format import Record
+from common.wal.log import Log, NoLog, WriteAheadLog
+from common.wal.recovery import Damaged, Foreign, recover
+
+EXIT_IO_ERROR = os.EX_IOERR
+
+log = logging.getLogger(__name__)
+
+
+class Replayable(Protocol):
+    """An exchange that matches in memory."""
+
+    def replay(self, record: Record) -> None: ...
+
+
+@asynccontextmanager
+async def open_log(
+    settings: Settings, exchange_id: UUID, stored_sequence: int
+) -> AsyncIterator[tuple[Log, Sequence[Record]]]:
+    """The log to write, and the records that the database, which reaches so far, lacks.
+
+    Raises StartError, and has changed nothing then.
+    """
+    if settings.durability == "flush":
+        refuse_to_forget(settings.wal_dir, exchange_id, stored_sequence)
+        yield NoLog(), ()
+        return
+    with locked(settings.wal_dir) as directory:
+        try:
+            records, end = recover(directory, exchange_id.bytes, stored_sequence)
+        except (Damaged, OSError) as error:
+            raise unusable(settings.wal_dir, error) from None
+        wal = WriteAheadLog(directory, exchange=exchange_id.bytes, end=end, on_failure=give_up)
+        try:
+            async with wal.opened():
+                yield wal, records
+        except OSError as error:
+            raise unusable(settings.wal_dir, error) from None
+
+
+def refuse_to_forget(path: Path, exchange_id: UUID, stored_sequence: int) -> None:
+    """Raise StartError if a log is there that holds more than the database."""
+    if not path.is_dir():
+        return
+    try:
+        records, _ = recover(Directory(path), exchange_id.bytes, stored_sequence)
+    except Foreign:
+        return
+    except (Damaged, OSError) as error:
+        raise unusable(path, error) from None
+    if records:
+        raise StartError(
+            f"EXCHANGE_WAL_DIR: the log in {path} holds {len(records):,} commands that the "
+            "database lacks: start once with EXCHANGE_DURABILITY=wal"
+        )
+
+
+def replay(exchange: Replayable, records: Sequence[Record]) -> None:
+    """Do again what was accepted and not yet stored when the last run ended. Raises StartError."""
+    for record in records:
+        try:
+            exchange.replay(record)
+        except KeyError:
+            raise StartError(
+                f"EXCHANGE_WAL_DIR: command {record.sequence} of the log names an order that is "
+                "not open: this log and this database do not belong together"
+            ) from None
+    if records:
+        log.info(
+            "replayed %d commands of the log, up to sequence %d", len(records), records[-1].sequence
+        )
+
+
+def unusable(path: Path, error: Exception) -> StartError:
+    """Why the log cannot be used, and what to do."""
+    if isinstance(error, Damaged):
+        return StartError(
+            f"EXCHANGE_WAL_DIR: the log in {path} cannot be used, {error}. Nothing was changed. "
+            f"See it with: python -m common.wal inspect {path}"
+        )
+    reason = error.strerror if isinstance(error, OSError) else None
+    return StartError(f"EXCHANGE_WAL_DIR: the log in {path} cannot be used: {reason or error}")
+
+
+def give_up(error: Exception) -> NoReturn:
+    """End the process at once: after a failed sync nobody knows what is on the disk.
+
+    Nothing that waited for it is acknowledged; the next start finds out what was written.
+    """
+    log.critical("the log cannot be written (%s): the exchange ends", error)
+    os._exit(EXIT_IO_ERROR)

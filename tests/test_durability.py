@@ -1,0 +1,209 @@
+"""EXCHANGE_DURABILITY=wal: whatever was acknowledged survives kill -9, flushed or not."""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+from client import Broker, Service, eventually, in_seconds
+from conftest import StartService
+from test_lifecycle import (
+    Acknowledged,
+    assert_consistent,
+    assert_kept,
+    load,
+    populate,
+    snapshot,
+)
+
+from common.wal.disk import Directory
+from common.wal.format import BATCH_HEAD_BYTES, HEADER_BYTES
+
+pytestmark = pytest.mark.matches_in_memory
+NEVER_MS = "10000"  # no flush comes before the kill, so the log alone must do
+FLUSHING = {"EXCHANGE_FLUSH_MS": "30"}
+
+Logged = Callable[..., Service]
+
+
+@pytest.fixture
+def wal_dir(new_place: Callable[[], Path]) -> Path:
+    return new_place() / "wal"
+
+
+@pytest.fixture
+def logged(start_service: StartService, wal_dir: Path) -> Logged:
+    """Starts a service that keeps a log, on the database and the log that are given or new."""
+
+    def start(database_url: str | None = None, **settings: object) -> Service:
+        options: dict[str, object] = {
+            "EXCHANGE_DURABILITY": "wal",
+            "EXCHANGE_WAL_DIR": str(wal_dir),
+            "EXCHANGE_FLUSH_MS": NEVER_MS,
+        }
+        return start_service(database_url, **(options | settings))
+
+    return start
+
+
+def accepted(service: Service, commands: int) -> Callable[[], bool]:
+    """Whether so many commands have been accepted."""
+    return lambda: service.health()["sequence"] >= commands
+
+
+def again(service: Service, brokers: list[Broker]) -> list[Broker]:
+    return [service.again(broker) for broker in brokers]
+
+
+def refused(service: Service) -> str:
+    """The line with which a service that does not start has ended."""
+    assert service.exit_code() == 1, service.text()
+    [line] = [line for line in service.text().splitlines() if line.startswith("error: ")]
+    assert "Traceback" not in service.text()
+    return line
+
+
+def results(clients: list[Future[Acknowledged]]) -> list[Acknowledged]:
+    return [client.result() for client in clients]
+
+
+def test_kills_under_load_lose_nothing_that_was_acknowledged(logged: Logged) -> None:
+    service = logged()
+    brokers = [service.register(f"broker {number}") for number in range(4)]
+    known: list[Acknowledged] = []
+    for kill in range(3):
+        with load(brokers) as clients:
+            eventually(accepted(service, 150 * (kill + 1)))
+            service.kill()
+            known += results(clients)
+        service = logged(service.database_url)
+        brokers = again(service, brokers)
+    service.stop()
+    assert_kept(service, known)
+    assert_consistent(service)
+
+
+def test_after_a_kill_everything_reads_as_before(logged: Logged) -> None:
+    service = logged(**FLUSHING)
+    brokers = populate(service)
+    eventually(lambda: service.health()["flush_pending"] == 0)
+    before = snapshot(brokers)
+    service.kill()
+    service = logged(service.database_url, **FLUSHING)
+    assert snapshot(again(service, brokers)) == before
+
+
+def test_a_kill_before_the_first_flush_reads_as_before_once_it_is_flushed(logged: Logged) -> None:
+    service = logged()
+    brokers = populate(service)
+    service.kill()
+    assert service.sql("SELECT count(*) FROM orders") == [(0,)]
+    service = logged(service.database_url, **FLUSHING)
+    assert "commands of the log, up to sequence" in service.text()
+    eventually(lambda: service.health()["flush_pending"] == 0)
+    after = snapshot(again(service, brokers))
+    service.kill()
+    service = logged(service.database_url, **FLUSHING)
+    assert snapshot(again(service, brokers)) == after
+    assert_consistent(service)
+
+
+def test_what_rested_before_a_kill_trades_first_after_it(logged: Logged) -> None:
+    service = logged()
+    alice, bob = service.register("Alice"), service.register("Bob")
+    first = alice.place("ask", 5, 100)
+    alice.cancel(alice.place("ask", 5, 100))
+    service.kill()
+    service = logged(service.database_url, **FLUSHING)
+    alice, bob = again(service, [alice, bob])
+    alice.place("ask", 5, 100)
+    bob.place("bid", 5, 100)
+    assert alice.detail(first)["close_reason"] == "filled"
+
+
+def test_an_order_that_ended_while_nothing_ran_has_expired(logged: Logged) -> None:
+    service = logged()
+    broker = service.register("Alice")
+    order_id = broker.place("bid", 5, 100, valid_until=in_seconds(1))
+    service.kill()
+    service = logged(service.database_url, **FLUSHING)
+    [broker] = again(service, [broker])
+    eventually(lambda: broker.detail(order_id)["close_reason"] == "expired")
+
+
+def test_a_log_that_the_database_has_is_deleted(logged: Logged, wal_dir: Path) -> None:
+    service = logged(**FLUSHING)
+    populate(service)
+    service.stop()
+    service = logged(service.database_url, **FLUSHING)
+    populate(service)
+    eventually(lambda: len(Directory(wal_dir).numbers()) == 2)
+    assert service.health()["wal_segments"] == 1
+
+
+def test_health_says_what_is_promised_and_what_the_log_does(logged: Logged) -> None:
+    service = logged()
+    service.register("Alice").place("bid", 5, 100)
+    health = service.health()
+    assert health["durability"] == "wal"
+    assert health["wal_records"] == health["wal_syncs"] == 1
+    assert health["wal_sync_ms_max"] > 0
+    assert health["wal_full"] == 0
+
+
+def test_emptied_is_emptied_also_after_a_kill(logged: Logged) -> None:
+    service = logged()
+    service.register("Alice").place("bid", 5, 100)
+    service.reset()
+    bob = service.register("Bob")
+    order_id = bob.place("ask", 7, 100)
+    service.kill()
+    service = logged(service.database_url, **FLUSHING)
+    [bob] = again(service, [bob])
+    assert bob.book("PETR4").json["bids"] == []
+    assert bob.detail(order_id)["status"] == "open"
+
+
+# ---- a start that would lose something ----
+
+
+def test_a_damaged_log_is_refused_and_left_alone(logged: Logged, wal_dir: Path) -> None:
+    service = logged()
+    broker = service.register("Alice")
+    for _ in range(3):
+        broker.place("bid", 5, 100)
+    service.kill()
+    directory = Directory(wal_dir)
+    path = directory.path_of(directory.numbers()[0])
+    data = bytearray(path.read_bytes())
+    data[HEADER_BYTES + BATCH_HEAD_BYTES + 3] ^= 1
+    path.write_bytes(data)
+    line = refused(logged(service.database_url, ready=False))
+    assert "EXCHANGE_WAL_DIR" in line
+    assert "damaged, and valid again from byte" in line
+    assert path.read_bytes() == data
+
+
+def test_a_log_of_another_database_is_refused(logged: Logged) -> None:
+    service = logged()
+    service.register("Alice").place("bid", 5, 100)
+    service.kill()
+    assert "another database" in refused(logged(ready=False))
+
+
+def test_without_the_log_a_start_that_would_lose_orders_is_refused(
+    logged: Logged, start_service: StartService, wal_dir: Path
+) -> None:
+    service = logged()
+    service.register("Alice").place("bid", 5, 100)
+    service.kill()
+    flush = {"EXCHANGE_WAL_DIR": str(wal_dir)}
+    line = refused(start_service(service.database_url, ready=False, **flush))
+    assert "holds 1 commands that the database lacks" in line
+    logged(service.database_url).stop()
+    start_service(service.database_url, **flush)
+
+
+def test_two_exchanges_on_one_log_are_refused(logged: Logged) -> None:
+    logged()
+    assert "in use by another exchange" in refused(logged(ready=False))
