@@ -6,7 +6,7 @@ READY  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help bench-v1 bench-v2 bench-v3 bench-quick bench-all bench-publish bench-check bench-micro \
-        bench-sensitivity notebook run-v1 run-v2 run-v3 test lint diff charts clean
+        bench-sensitivity bench-crash notebook run-v1 run-v2 run-v3 test lint diff charts clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ bench-micro: $(READY)  ## cost of the engine, the flush and a start, and how it 
 
 bench-sensitivity: $(READY)  ## the quick search under each profile: is the order kept? (40 minutes)
 	$(BIN)/python -m bench sensitivity
+
+bench-crash: $(READY)  ## kill -9 under load, fifty times each: what is lost? (30 minutes)
+	$(BIN)/python -m bench crash
 
 notebook: $(READY)  ## execute notebooks/capacity.ipynb again on the newest results (half a minute)
 	$(BIN)/python -m bench notebook

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import sensitivity, traffic_command, trials
+from bench import crash, sensitivity, traffic_command, trials
 from bench.exchange_client import HarnessError
 from bench.micro.report import RAW
 from bench.records import DEFAULT_DIRECTORY, layout_of
@@ -18,6 +18,7 @@ _APART = {
     "check": ("bench.check_command", "compare a short measurement with the baseline"),
     "sensitivity": ("bench.sensitivity_cli", "search under each profile of traffic"),
     "notebook": ("bench.notebook_cli", "execute a notebook in place"),
+    "crash": ("bench.crash_cli", "kill a case under load and count what is lost"),
     "generator": ("bench.generator_test", "show what the load generator can do"),
     "micro": ("bench.micro.cli", "measure the parts of the cases, and how their costs grow"),
 }
@@ -70,6 +71,8 @@ def _module_of(run: Path) -> Any:
     """What draws a run; without a sign of another kind it is one at fixed loads."""
     if layout_of(run) == sensitivity.LAYOUT:
         name = "bench.sensitivity_charts"
+    elif layout_of(run) == crash.LAYOUT:
+        name = "bench.crash_report"
     else:
         names = (module for file, module in _DRAWING.items() if (run / file).exists())
         name = next(names, "bench.charts")

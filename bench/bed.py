@@ -52,6 +52,7 @@ class Bed:
             with service.null_server(self.pins) as running:
                 yield Place(running.target, None, self.pins, running)
             return
+        service.forget_log(self.database)
         url = _restored(self.database)
         with service.service_on(self.case, self.database, url, self.pins) as running:
             yield Place(running.target, url, self.pins, running)

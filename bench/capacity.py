@@ -10,7 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -324,7 +324,7 @@ class Run:
 
     def _case(self, label: str) -> Case:
         case = Case.of(label)
-        return Case(label, self._modules.get(label, case.module), case.processes)
+        return replace(case, module=self._modules.get(label, case.module))
 
     def _seed(self, repeat: int) -> int:
         return self.options.seed + repeat - 1

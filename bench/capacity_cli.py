@@ -24,7 +24,7 @@ from bench.options import (
 from bench.report import Printer
 from bench.traffic import PROFILES
 
-CASES = ("v1", "v1x2", "v1x4", "v2", "v3")
+CASES = ("v1", "v1x2", "v1x4", "v2", "v2-wal", "v3", "v3-wal")
 
 
 def parser() -> Parser:
@@ -36,7 +36,8 @@ def parser() -> Parser:
         default=["v1", "v2", "v3"],
         metavar="V",
         type=one_of(CASES),
-        help=f"the cases: {', '.join(CASES)} (v1x4: casev1 in four processes)",
+        help=f"the cases: {', '.join(CASES)} (v1x4: casev1 in four "
+        "processes, v3-wal: casev3 with a write-ahead log)",
     )
     made.add_argument(
         "--mode",

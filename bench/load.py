@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGKILL
@@ -18,7 +18,7 @@ from bench.figures import Samples
 from bench.loadgen import Event, Finished, Progress, Spec, Start, Started, share_of
 from bench.observe import Seen, watching
 from bench.service import ROOT, Place, child
-from bench.traffic import Tape
+from bench.traffic import Integers, Tape
 
 WARMUP_S = 2.0
 DRAIN_S = 2.0
@@ -32,11 +32,13 @@ Show = Callable[[Progress], None]
 class Load:
     """What came back from the generator and was seen beside it.
 
-    ``cpu_share`` is that of one core by process, over the measured part of the schedule.
+    ``remaining`` is what was left of each order when it was acknowledged, shape (n,), -1 for other
+    requests. ``cpu_share`` is that of one core by process, over the measured part of the schedule.
     """
 
     samples: Samples
     order_ids: list[str]
+    remaining: Integers
     offered: int
     started: Started
     finished: Finished
@@ -57,13 +59,16 @@ def drive(
     *,
     prober: Broker | None = None,
     generators: int = 1,
+    watch: bool = True,
 ) -> Load:
     """Let the generators run and watch. After Ctrl-C they are told to end, and keep what they have.
 
-    ``generators`` processes share the tape.
+    ``generators`` processes share the tape. Without ``watch`` nothing is seen beside the load, for
+    a service that will not be there at the end.
     """
     specs = _shares(spec, generators, len(tape))
-    watched = watching(place, prober, len(spec.broker_keys))
+    number = len(spec.broker_keys)
+    watched = watching(place, prober, number) if watch else nullcontext(Seen())
     with ExitStack() as running, watched as seen:
         processes = [running.enter_context(_generator(each)) for each in specs]
         followed = _follow(processes, spec, show, seen)
@@ -72,9 +77,9 @@ def drive(
         lines = [line for text in said for line in text.splitlines()]
         raise HarnessError(f"the generator failed: {lines[-1] if lines else 'no reason given'}")
     started, finished = followed
-    samples, order_ids, offered = _arrays(specs, tape)
+    samples, order_ids, remaining, offered = _arrays(specs, tape)
     cpu_share = seen.cpu_share() | {"generator": finished.cpu_s / finished.wall_s}
-    return Load(samples, order_ids, offered, started, finished, seen, cpu_share)
+    return Load(samples, order_ids, remaining, offered, started, finished, seen, cpu_share)
 
 
 def _shares(spec: Spec, generators: int, requests: int) -> list[Spec]:
@@ -191,10 +196,11 @@ def _together(finished: list[Finished]) -> Finished:
     )
 
 
-def _arrays(specs: list[Spec], tape: Tape) -> tuple[Samples, list[str], int]:
-    """What the generators have written, as one: samples, order ids, how many were offered."""
+def _arrays(specs: list[Spec], tape: Tape) -> tuple[Samples, list[str], Integers, int]:
+    """What the generators have written, as one: see ``Load``; and how many were offered."""
     times = {name: np.full(len(tape), np.nan) for name in ("intended_s", "sent_s", "done_s")}
     outcome, waited = (np.zeros(len(tape), dtype=np.int64) for _ in range(2))
+    remaining = np.full(len(tape), -1, dtype=np.int64)
     order_ids = [""] * len(tape)
     offered = 0
     for spec in specs:
@@ -203,12 +209,13 @@ def _arrays(specs: list[Spec], tape: Tape) -> tuple[Samples, list[str], int]:
             for name, column in times.items():
                 column[positions] = arrays[name]
             outcome[positions], waited[positions] = arrays["outcome"], arrays["waited"]
+            remaining[positions] = arrays["remaining"]
             ids = arrays["order_ids"].tolist()
             for position, order_id in zip(positions.tolist(), ids, strict=True):
                 order_ids[position] = order_id.decode()
             offered += int(arrays["offered"])
     samples = Samples(**times, kind=tape.kind, outcome=outcome, waited=waited)
-    return samples, order_ids, offered
+    return samples, order_ids, remaining, offered
 
 
 def _log(spec: Spec) -> Path:

@@ -191,6 +191,8 @@ class Generator:
         self.outcome = [outcomes.TIMEOUT] * n
         self.waited = [SENT_AT_ONCE] * n
         self.order_ids: list[bytes | None] = [None] * n
+        # What was left of each order when it was acknowledged, -1 for all other requests.
+        self.remaining = [-1] * n
         self._waiting_for: dict[int, list[int]] = {}
         self._position = 0
         self._sent = 0
@@ -255,6 +257,7 @@ class Generator:
             done_s=np.where(done_s > 0, done_s - begin_s, np.nan),
             outcome=np.array(self.outcome, dtype=np.int16),
             waited=np.array(self.waited, dtype=np.uint8),
+            remaining=np.array(self.remaining, dtype=np.int64),
             order_ids=np.array([order_id or b"" for order_id in self.order_ids], dtype="S36"),
             offered=self._position,
         )
@@ -304,7 +307,9 @@ class Generator:
             return
         if status == 201:
             try:
-                self.order_ids[index] = self._receipt.decode(body).order_id.encode()
+                receipt = self._receipt.decode(body)
+                self.order_ids[index] = receipt.order_id.encode()
+                self.remaining[index] = receipt.remaining_quantity
             except msgspec.MsgspecError:
                 status = outcomes.MALFORMED
         self._finish(index, status)

@@ -33,7 +33,8 @@ ROLES = ("service", "generator", "postgres")
 
 @dataclass(frozen=True)
 class Case:
-    """What to start: a case, and in how many processes if it is one that has no state.
+    """What to start: a case, in how many processes if it is one that has no state, and with which
+    durability if it is one that has a choice.
 
     ``module`` runs as ``python -m MODULE``; the label names the results.
     """
@@ -41,12 +42,14 @@ class Case:
     label: str
     module: str
     processes: int = 1
+    durability: str | None = None
 
     @classmethod
     def of(cls, label: str) -> "Case":
-        """``v1``, or ``v1x4`` for four processes of it."""
-        version, _, processes = label.partition("x")
-        return cls(label, f"case{version}", int(processes or 1))
+        """``v1``, ``v1x4`` for four processes of it, ``v3-wal`` for v3 with a write-ahead log."""
+        version, _, durability = label.partition("-")
+        version, _, processes = version.partition("x")
+        return cls(label, f"case{version}", int(processes or 1), durability or None)
 
 
 NULL = Case("null", "bench.null_server")
@@ -124,7 +127,7 @@ def spawned(version: str, port: int | None, pins: dict[str, int]) -> Iterator[Se
     """A fresh database and a service on it, both gone afterwards. Raises HarnessError."""
     with (
         database(pins) as fresh,
-        service_on(Case.of(version), fresh, fresh.url, pins, port) as running,
+        service_on(Case.of(version), fresh, fresh.url, pins, port=port) as running,
     ):
         yield running
 
@@ -154,12 +157,21 @@ def database(pins: dict[str, int]) -> Iterator[Database]:
 
 @contextlib.contextmanager
 def service_on(
-    case: Case, place: Database, url: str, pins: dict[str, int], port: int | None = None
+    case: Case,
+    place: Database,
+    url: str,
+    pins: dict[str, int],
+    *,
+    port: int | None = None,
+    admin_key: str | None = None,
 ) -> Iterator[Service]:
-    """A service on one of the server's databases, stopped afterwards. Raises HarnessError."""
+    """A service on one of the server's databases, stopped afterwards. Raises HarnessError.
+
+    If it writes a log it goes on with the one that is there, see ``forget_log``.
+    """
     log = place.data_dir / "service.log"
-    admin_key = secrets.token_urlsafe(24)
-    port = port or _free_port()
+    admin_key = admin_key or secrets.token_urlsafe(24)
+    port = port or free_port()
     settings = {
         "EXCHANGE_HOST": HOST,
         "EXCHANGE_PORT": str(port),
@@ -169,16 +181,29 @@ def service_on(
         "EXCHANGE_PROCESSES": str(case.processes),
         # When the harness is killed its database goes at the same moment; nothing to wait for then.
         "EXCHANGE_DRAIN_S": "10",
+        "EXCHANGE_WAL_DIR": str(log_of(place)),
     }
+    if case.durability:
+        settings["EXCHANGE_DURABILITY"] = case.durability
     process = _launch([case.module], log, pins, settings)
     target = Target(Address(HOST, port), f"{HOST}:{port}", admin_key)
     yield from _served(Service(process, target, place, url), log)
 
 
+def log_of(place: Database) -> Path:
+    """Where a service on this server keeps its write-ahead log."""
+    return place.data_dir / "log"
+
+
+def forget_log(place: Database) -> None:
+    """Delete it, because the next service begins with another database."""
+    shutil.rmtree(log_of(place), ignore_errors=True)
+
+
 @contextlib.contextmanager
 def null_server(pins: dict[str, int], *options: str) -> Iterator[Service]:
     """The null server, with the pins of a service. Raises HarnessError."""
-    port = _free_port()
+    port = free_port()
     with tempfile.TemporaryDirectory() as directory:
         log = Path(directory) / "null.log"
         process = _launch([NULL.module, str(port), *options], log, pins, {})
@@ -292,7 +317,8 @@ def _last_lines(log: Path) -> str:
     return " | ".join(line.strip() for line in lines) or "it logged nothing"
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One of this machine that nobody uses now."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]

@@ -1,0 +1,306 @@
+"""``python -m bench crash``: kill -9 under load, again and again, and count what is lost.
+
+In each cycle the generator sends traffic and the service is killed at a random instant. A new one
+is started on the same database (and the same log), and every order that was acknowledged is asked
+for. When the last cycle is over, the database is audited as after any run.
+
+kill -9 ends the process, not the machine: what the kernel has taken reaches the disk. What a power
+failure does is tested with a simulated disk (``tests/test_wal.py``).
+"""
+
+import contextlib
+import random
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from bench import audit, checking, exchange_client, outcomes, service, traffic, wire
+from bench.checking import FLUSH_PATIENCE_S, Audit
+from bench.exchange_client import Broker, HarnessError, Session
+from bench.load import Load, drive
+from bench.loadgen import Progress, Spec
+from bench.service import Case, Database, Place, Service
+from bench.traffic import Market, Tape
+
+LAYOUT = "crash-1"
+FILE = "crashes.jsonl"
+# The load of a cycle, and when the kill may come: not before there is something to lose.
+CYCLE_S = 3.0
+KILL_FROM_S, KILL_UNTIL_S = 1.0, 2.5
+DRAIN_S = 1.0
+FLUSH_S = 0.030  # EXCHANGE_FLUSH_MS, left as it is by default
+PROFILE = "average"
+
+Say = Callable[[str], None]
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What a run was asked for. ``scale`` is percent of B3's average rates."""
+
+    cases: list[str]
+    scale: float
+    cycles: int
+    seed: int
+    pins: dict[str, int]
+
+
+class Crash(msgspec.Struct, frozen=True):
+    """One cycle.
+
+    ``offered_per_s`` and all counts are of orders: of the lost ones ``lost_traded`` had been told
+    of a trade. ``oldest_lost_ms`` is how long before the kill the first of them was acknowledged,
+    ``recovery_s`` the time from the start of the new process to its first good /health.
+    ``cancels_lost`` are orders that are open though their cancel was acknowledged.
+    """
+
+    case: str
+    number: int
+    killed_after_s: float
+    acknowledged: int
+    offered_per_s: float
+    lost: int
+    lost_traded: int
+    cancels_lost: int
+    oldest_lost_ms: float | None
+    recovery_s: float
+
+
+@dataclass
+class Course:
+    """What is known of one case when all its cycles are over."""
+
+    case: str
+    crashes: list[Crash] = field(default_factory=list)
+    checked: Audit = field(default_factory=Audit)
+
+
+def promises_all(case: str) -> bool:
+    """Whether a case acknowledges only what a crash cannot undo."""
+    return case.startswith("v1") or Case.of(case).durability == "wal"
+
+
+def predicted_lost(case: str, orders_per_s: float) -> float:
+    """The most by arithmetic: what comes between two flushes, if a flush itself takes no time."""
+    return 0.0 if promises_all(case) else orders_per_s * FLUSH_S
+
+
+def run(options: Options, label: str, directory: Path, say: Say) -> Course:
+    """All cycles of a case, each written down when it is over. Raises HarnessError."""
+    course = Course(label)
+    with ExitStack() as made:
+        workdir = made.enter_context(tempfile.TemporaryDirectory())
+        database = made.enter_context(service.database(options.pins))
+        victim = made.enter_context(_Victim.running(Case.of(label), database, options.pins))
+        market = traffic.market(traffic.PROFILES[PROFILE], options.seed, options.scale)
+        brokers, kept = uvloop.run(_seeded(victim.service, market))
+        scene = _Scene(options, victim, market, brokers, Path(workdir))
+        asked = audit.Sent(kept, [], frozenset())
+        for number in range(1, options.cycles + 1):
+            crash, sent = scene.cycle(number)
+            asked = _together(asked, sent)
+            course.crashes.append(crash)
+            with (directory / FILE).open("ab") as file:
+                file.write(msgspec.json.encode(crash) + b"\n")
+            say(line_of(crash, options.cycles))
+        victim.stop()
+        course.checked = checking.in_database(database.url, brokers, asked)
+        if victim.stop_finding:
+            course.checked.findings["service stops cleanly"] = [victim.stop_finding]
+    return course
+
+
+def line_of(crash: Crash, cycles: int) -> str:
+    """The line that is shown when a cycle is over."""
+    oldest = "" if crash.oldest_lost_ms is None else f", the oldest {crash.oldest_lost_ms:.0f} ms"
+    return (
+        f"{crash.case:<7} crash {crash.number:>3} of {cycles}  after {crash.killed_after_s:.2f} s  "
+        f"{crash.acknowledged:>6,} acknowledged  {crash.lost:>4} lost{oldest}  "
+        f"back in {crash.recovery_s:.2f} s"
+    )
+
+
+async def _seeded(
+    running: Service, market: Market
+) -> tuple[list[Broker], dict[str, audit.SentOrder]]:
+    async with Session(running.target) as session:
+        brokers = await exchange_client.register(session, market.brokers)
+        seeds = traffic.seed_orders(market)
+        kept = await exchange_client.seed(session, market, seeds, brokers, time.time())
+        await exchange_client.until_flushed(session, FLUSH_PATIENCE_S)
+        return brokers, kept
+
+
+@dataclass
+class _Victim:
+    """A service that is killed and started again on one port."""
+
+    case: Case
+    database: Database
+    pins: dict[str, int]
+    port: int
+    service: Service = field(init=False)
+    stop_finding: str | None = None
+    _made: ExitStack = field(default_factory=ExitStack)
+
+    @classmethod
+    @contextlib.contextmanager
+    def running(cls, case: Case, database: Database, pins: dict[str, int]) -> Iterator["_Victim"]:
+        victim = cls(case, database, pins, service.free_port())
+        with victim._made:
+            victim._start(None)
+            yield victim
+
+    def _start(self, admin_key: str | None) -> None:
+        self.service = self._made.enter_context(
+            service.service_on(
+                self.case,
+                self.database,
+                self.database.url,
+                self.pins,
+                port=self.port,
+                admin_key=admin_key,
+            )
+        )
+
+    def kill(self) -> float:
+        """Kill it; the instant, monotonic seconds. From any thread."""
+        self.service.process.send_signal(signal.SIGKILL)
+        return time.monotonic()
+
+    def start_again(self) -> float:
+        """Start the next one on the same database and log; seconds until it served."""
+        self._made.close()
+        begun_s = time.monotonic()
+        self._start(self.service.target.admin_key)
+        return time.monotonic() - begun_s
+
+    def stop(self) -> None:
+        last = self.service
+        self._made.close()
+        self.stop_finding = last.stop_finding
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """A case with its brokers, to be killed again and again."""
+
+    options: Options
+    victim: _Victim
+    market: Market
+    brokers: list[Broker]
+    workdir: Path
+
+    def cycle(self, number: int) -> tuple[Crash, audit.Sent]:
+        """Load, kill, start, and ask for everything that was acknowledged."""
+        tape, load, killing = self._load(number)
+        killed_s = killing.killed_s()
+        recovery_s = self.victim.start_again()
+        if not load.finished.complete:
+            raise KeyboardInterrupt
+        sent = checking.sent(self.market, tape, load, {})
+        found = uvloop.run(_found(self.victim.service, self.brokers, sent))
+        lost = [i for i, id in enumerate(load.order_ids) if id and found[id] is None]
+        gone = {load.order_ids[i] for i in lost}
+        still_open = {id for id, order in found.items() if order and order.status == "open"}
+        killed_after_s = killed_s - load.started.origin_s
+        oldest_s = min((float(load.samples.done_s[i]) for i in lost), default=None)
+        crash = Crash(
+            case=self.victim.case.label,
+            number=number,
+            killed_after_s=killed_after_s,
+            acknowledged=len(sent.acknowledged),
+            offered_per_s=traffic.PROFILES[PROFILE].orders_per_s * self.options.scale / 100.0,
+            lost=len(lost),
+            lost_traded=sum(int(load.remaining[i]) < int(tape.quantity[i]) for i in lost),
+            cancels_lost=len(sent.cancelled & still_open),
+            oldest_lost_ms=None if oldest_s is None else (killed_after_s - oldest_s) * 1e3,
+            recovery_s=recovery_s,
+        )
+        kept = {id: order for id, order in sent.acknowledged.items() if id not in gone}
+        return crash, audit.Sent(kept, sent.uncertain, sent.cancelled - still_open - gone)
+
+    def _load(self, number: int) -> tuple[Tape, Load, "_Killing"]:
+        options, target = self.options, self.victim.service.target
+        spec = Spec(
+            host_header=target.host_header,
+            address=target.address,
+            profile=PROFILE,
+            seed=options.seed,  # the market is that of the seed
+            scale=options.scale,
+            reads=True,
+            warmup_s=0.0,
+            duration_s=CYCLE_S,
+            drain_s=DRAIN_S,
+            broker_keys=[broker.key for broker in self.brokers],
+            first_document=0,
+            core=options.pins.get("generator"),
+            output=str(self.workdir / "load.npz"),
+        )
+        tape = spec.tape()
+        chance = random.Random(f"{options.seed} {self.victim.case.label} {number}")  # noqa: S311
+        killing = _Killing(self.victim, chance.uniform(KILL_FROM_S, KILL_UNTIL_S))
+        place = Place(target, None, options.pins, None)
+        return tape, drive(spec, tape, place, killing.at_progress, watch=False), killing
+
+
+class _Killing:
+    """Kills in a thread of its own, as soon as the load has run so long."""
+
+    def __init__(self, victim: _Victim, after_s: float) -> None:
+        self._victim = victim
+        self._after_s = after_s
+        self._timer: threading.Timer | None = None
+        self._killed_s: float | None = None
+
+    def at_progress(self, progress: Progress) -> None:
+        """Called when the generator reports; the first report comes before its schedule begins."""
+        if self._timer is None:
+            self._timer = threading.Timer(self._after_s - progress.elapsed_s, self._kill)
+            self._timer.start()
+
+    def _kill(self) -> None:
+        self._killed_s = self._victim.kill()
+
+    def killed_s(self) -> float:
+        """When it was killed, monotonic seconds. Raises HarnessError when it was not."""
+        if self._timer is not None:
+            self._timer.join()
+        if self._killed_s is None:
+            raise HarnessError("the load ended before the service was killed")
+        return self._killed_s
+
+
+async def _found(
+    running: Service, brokers: list[Broker], sent: audit.Sent
+) -> dict[str, wire.OrderDetail | None]:
+    """What the exchange says of each acknowledged order, None where it knows none."""
+    host = running.target.host_header
+    found: dict[str, wire.OrderDetail | None] = {}
+    async with Session(running.target) as session:
+        answers = {
+            id: session.send(wire.get(host, brokers[order.broker].key, f"/orders/{id}"))
+            for id, order in sent.acknowledged.items()
+        }
+        for id, answer in answers.items():
+            outcome, body = await answer
+            if outcome not in (200, 404):
+                raise HarnessError(f"GET /orders/{id} answered {outcomes.name(outcome)}")
+            found[id] = msgspec.json.decode(body, type=wire.OrderDetail) if outcome == 200 else None
+        await exchange_client.until_flushed(session, FLUSH_PATIENCE_S)
+    return found
+
+
+def _together(one: audit.Sent, other: audit.Sent) -> audit.Sent:
+    return audit.Sent(
+        {**one.acknowledged, **other.acknowledged},
+        [*one.uncertain, *other.uncertain],
+        one.cancelled | other.cancelled,
+    )
