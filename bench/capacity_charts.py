@@ -68,7 +68,7 @@ def figures(directory: Path) -> dict[str, Figure]:
 def capacity(findings: Findings) -> Figure:
     """Each case's largest stable load with its range, 100 % of B3, and the null server."""
     every = findings.every
-    figure = Figure(figsize=(8, 1.2 + 0.55 * len(every)), layout="constrained")
+    figure = Figure(figsize=(8, 1.5 + 0.55 * len(every)), layout="constrained")
     axes = figure.add_subplot()
     figure.suptitle("Max capacity: largest load that stays stable, p99 ≤ 50 ms", weight="bold")
     for row, each in enumerate(every):
@@ -99,7 +99,7 @@ def capacity(findings: Findings) -> Figure:
     axes.set_xlim(0, HEADROOM * 1.1 * max(100.0, *(each.capacity.most or 0.0 for each in every)))
     axes.set_xlabel("load (% of B3's average rates)")
     axes.grid(visible=False, axis="y")
-    axes.legend(loc="lower right", frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
