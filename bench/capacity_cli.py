@@ -80,7 +80,9 @@ def main(given: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted before there was anything to keep", file=sys.stderr)
         return INTERRUPTED
-    return measure(run, printer, shlex.join(["python", "-m", "bench", "capacity", *given]))
+    command = shlex.join(["python", "-m", "bench", "capacity", *given])
+    # What was asked for when it was begun says how to measure it again.
+    return measure(run, printer, records.command_of(run.directory) or command)
 
 
 def _asked(given: Sequence[str]) -> argparse.Namespace:

@@ -146,11 +146,20 @@ def write_json(path: Path, content: Any) -> None:
 
 def layout_of(directory: Path) -> str | None:
     """The layout that a run directory names; None when it names none or is no run."""
+    return _said(directory, "layout")
+
+
+def command_of(directory: Path) -> str | None:
+    """The command with which a run was begun; None when nothing is written of it yet."""
+    return _said(directory, "command")
+
+
+def _said(directory: Path, name: str) -> str | None:
     try:
         meta = msgspec.json.decode((directory / "meta.json").read_bytes(), type=dict[str, Any])
     except (OSError, msgspec.MsgspecError):
         return None
-    return meta.get("layout")
+    return meta.get(name)
 
 
 def read_options(directory: Path, layout: str, kind: type[T]) -> T:

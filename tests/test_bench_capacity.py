@@ -276,6 +276,7 @@ def generates(process: "subprocess.Popen[str]") -> bool:
 def completed(directory: Path) -> None:
     """Go on to the end, which must add what is missing and nothing else."""
     before = trials.read(directory)
+    command = json.loads((directory / "meta.json").read_text())["command"]
     with resumed(directory) as process:
         said, _ = process.communicate(timeout=4 * PATIENCE_S)
     assert process.returncode == 0, said
@@ -292,7 +293,9 @@ def completed(directory: Path) -> None:
         assert all([one.rate for one in valid].count(rate) <= rates.count(rate) for rate in rates)
         assert {one.rate for one in after if one.case == case} == set(rates)
     assert [one.faults for one in after] == [[]] * len(after)
-    assert json.loads((directory / "meta.json").read_text())["partial"] is False
+    meta = json.loads((directory / "meta.json").read_text())
+    assert meta["partial"] is False
+    assert meta["command"] == command
     assert {one.name for one in after} == {file.stem for file in (directory / "samples").iterdir()}
     assert not list(directory.rglob("*.part"))
     summary = json.loads((directory / "summary.json").read_text())
