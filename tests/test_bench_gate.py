@@ -156,6 +156,11 @@ def test_trials_that_disagree_are_inconclusive() -> None:
     assert "too uncertain" in found.why
 
 
+def test_the_baseline_that_is_kept_can_be_compared_with() -> None:
+    kept = check_command.read(check_command.BASELINE)
+    assert gate.unusable(kept.standings) is None
+
+
 @pytest.mark.parametrize("missing", ["null", *CASES])
 def test_what_is_missing_leaves_its_rules_inconclusive(missing: str) -> None:
     ruled = rulings(BASELINE, {label: one for label, one in BASELINE.items() if label != missing})
