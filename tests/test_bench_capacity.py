@@ -64,8 +64,8 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
 @pytest.mark.parametrize(
     ("arguments", "option", "allowed"),
     [
-        (["--version", "v9"], "--version", "v1, v1x2, v1x4, v2, v3"),
-        (["--version", "v3", "null"], "--version", "v1, v1x2, v1x4, v2, v3"),
+        (["--version", "v9"], "--version", "v1, v1x2, v1x4, v2, v2-wal, v3, v3-wal"),
+        (["--version", "v3", "null"], "--version", "v1, v1x2, v1x4, v2, v2-wal, v3, v3-wal"),
         (["--mode", "fast"], "--mode", "quick, default, publish"),
         (["--profile", "x"], "--profile", "average, "),
         (["--seed", "-1"], "--seed", "0 to"),

@@ -36,7 +36,7 @@ def bench_insert(benchmark: Benchmark, books: Books) -> None:
         for order in reversed(orders):
             side = engine.books[order.symbol].side_of(order)
             level = side.levels[side.sign * price_of(order)]
-            assert level.queue[-1] is order, "behind those before"
+            assert list(level.orders())[-1] is order, "behind those before"
             engine.cancel(order, NOW_US)
 
     name(benchmark, "insert", books.shape, books.size)

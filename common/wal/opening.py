@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import NoReturn, Protocol
 from uuid import UUID
@@ -44,11 +44,12 @@ async def open_log(
         except (Damaged, OSError) as error:
             raise unusable(settings.wal_dir, error) from None
         wal = WriteAheadLog(directory, exchange=exchange_id.bytes, end=end, on_failure=give_up)
-        try:
-            async with wal.opened():
-                yield wal, records
-        except OSError as error:
-            raise unusable(settings.wal_dir, error) from None
+        async with AsyncExitStack() as running:
+            try:
+                await running.enter_async_context(wal.opened())
+            except OSError as error:
+                raise unusable(settings.wal_dir, error) from None
+            yield wal, records
 
 
 def refuse_to_forget(path: Path, exchange_id: UUID, stored_sequence: int) -> None:
