@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from bench import audit, checking, exchange_client, outcomes, service, traffic, wire
+from bench import audit, checking, exchange_client, outcomes, service, traffic, trial, wire
 from bench.checking import FLUSH_PATIENCE_S, Audit
 from bench.exchange_client import Broker, HarnessError, Session
 from bench.load import Load, drive
@@ -100,7 +100,8 @@ def run(options: Options, label: str, directory: Path, say: Say) -> Course:
         database = made.enter_context(service.database(options.pins))
         victim = made.enter_context(_Victim.running(Case.of(label), database, options.pins))
         market = traffic.market(traffic.PROFILES[PROFILE], options.seed, options.scale)
-        brokers, kept = uvloop.run(_seeded(victim.service, market))
+        seeds = traffic.seed_orders(market)
+        brokers, kept = uvloop.run(trial.set_up(victim.service.target, market, seeds))
         scene = _Scene(options, victim, market, brokers, Path(workdir))
         asked = audit.Sent(kept, [], frozenset())
         for number in range(1, options.cycles + 1):
@@ -125,17 +126,6 @@ def line_of(crash: Crash, cycles: int) -> str:
         f"{crash.acknowledged:>6,} acknowledged  {crash.lost:>4} lost{oldest}  "
         f"back in {crash.recovery_s:.2f} s"
     )
-
-
-async def _seeded(
-    running: Service, market: Market
-) -> tuple[list[Broker], dict[str, audit.SentOrder]]:
-    async with Session(running.target) as session:
-        brokers = await exchange_client.register(session, market.brokers)
-        seeds = traffic.seed_orders(market)
-        kept = await exchange_client.seed(session, market, seeds, brokers, time.time())
-        await exchange_client.until_flushed(session, FLUSH_PATIENCE_S)
-        return brokers, kept
 
 
 @dataclass
@@ -201,10 +191,11 @@ class _Scene:
     def cycle(self, number: int) -> tuple[Crash, audit.Sent]:
         """Load, kill, start, and ask for everything that was acknowledged."""
         tape, load, killing = self._load(number)
+        if not load.finished.complete:
+            killing.cancel()
+            raise KeyboardInterrupt
         killed_s = killing.killed_s()
         recovery_s = self.victim.start_again()
-        if not load.finished.complete:
-            raise KeyboardInterrupt
         sent = checking.sent(self.market, tape, load, {})
         found = uvloop.run(_found(self.victim.service, self.brokers, sent))
         lost = [i for i, id in enumerate(load.order_ids) if id and found[id] is None]
@@ -265,6 +256,11 @@ class _Killing:
         if self._timer is None:
             self._timer = threading.Timer(self._after_s - progress.elapsed_s, self._kill)
             self._timer.start()
+
+    def cancel(self) -> None:
+        """Leave it alive, if there is still time."""
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _kill(self) -> None:
         self._killed_s = self._victim.kill()

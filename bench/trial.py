@@ -96,7 +96,7 @@ def run(plan: Plan, place: Place, workdir: Path, say: Say, show: Show) -> Trial:
     market = traffic.market(profile, plan.seed, plan.scale)
     seeds = traffic.seed_orders(market)
     say(f"{market.brokers} brokers, {len(market.symbols)} books, {len(seeds)} seed orders")
-    brokers, acknowledged = uvloop.run(_set_up(place.target, market, seeds))
+    brokers, acknowledged = uvloop.run(set_up(place.target, market, seeds))
     spec = Spec(
         host_header=place.target.host_header,
         address=place.target.address,
@@ -136,9 +136,10 @@ def with_finding(summary: Summary, check: str, finding: str) -> Summary:
     return msgspec.structs.replace(summary, audit_findings=findings, audit_passed=False)
 
 
-async def _set_up(
+async def set_up(
     target: Target, market: Market, seeds: traffic.SeedOrders
 ) -> tuple[list[Broker], dict[str, audit.SentOrder]]:
+    """Brokers, and the acknowledged seed orders, all flushed. Raises HarnessError."""
     async with Session(target) as session:
         brokers = await exchange_client.register(session, market.brokers)
         acknowledged = await exchange_client.seed(session, market, seeds, brokers, time.time())

@@ -23,7 +23,7 @@ from zlib import crc32
 import msgspec
 from msgspec import Struct
 
-from common.model import TIME_IN_FORCE, Order, OrderType, Side
+from common.model import NewOrder, Order, OrderType, Side
 
 SEGMENT_MAGIC = b"MSELOG1\n"
 BATCH_MAGIC = b"\x00BT\xff"
@@ -54,20 +54,20 @@ class Submission(Struct, frozen=True, array_like=True, tag="order", gc=False):
 
     def order(self) -> Order:
         """The order as it entered the engine."""
-        return Order(
-            id=int.from_bytes(self.order_id),
+        asked = NewOrder(
+            self.document_number,
+            self.side,
+            self.order_type,
+            self.symbol,
+            self.price,
+            self.quantity,
+            self.valid_until_us,
+        )
+        return asked.accepted(
+            order_id=int.from_bytes(self.order_id),
             sequence=self.sequence,
             broker_id=int.from_bytes(self.broker_id),
-            document_number=self.document_number,
-            side=self.side,
-            order_type=self.order_type,
-            time_in_force=TIME_IN_FORCE[self.order_type],
-            symbol=self.symbol,
-            price=self.price,
-            quantity=self.quantity,
-            remaining_quantity=self.quantity,
-            valid_until_us=self.valid_until_us,
-            created_at_us=self.now_us,
+            now_us=self.now_us,
         )
 
 
