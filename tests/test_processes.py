@@ -24,7 +24,7 @@ def once(*_):
 if "ENDS_WITH" not in os.environ:
     sys.exit(supervise(3, os.environ | {"ENDS_WITH": sys.argv[1]}))
 signal.signal(signal.SIGTERM, once)
-print("ready", flush=True)
+os.write(1, b"ready\\n")  # in one piece: the three share the pipe
 signal.pause()
 """
 
@@ -39,9 +39,9 @@ def supervised(ends_with: int) -> Iterator[subprocess.Popen[str]]:
         text=True,
     )
     with process:
-        assert process.stdout
-        assert [process.stdout.readline() for _ in range(3)] == ["ready\n"] * 3
         try:
+            assert process.stdout
+            assert [process.stdout.readline() for _ in range(3)] == ["ready\n"] * 3
             yield process
         finally:
             process.kill()
