@@ -19,6 +19,8 @@ OVER_SHARE_MAX = 0.01  # of a 99th percentile
 ERROR_RISK = 0.05  # of each one-sided test
 GROWTH_SHARE_MAX = 0.01
 DRIFT_MAX, DRIFT_FREE_MS = 1.5, 10.0
+# Beyond what a trial waits for, and below what a request can take: so that a logarithm exists.
+NEVER_MS, LEAST_MS = 10_000.0, 0.001
 FLUSH_AGE_MAX_MS = 1000.0
 FLUSHED_AFTER_MAX_S = 2.0
 
@@ -43,6 +45,8 @@ class Stability:
 
     ``growth_per_s`` is the lower 95 % bound of the slope of requests in flight, ``backlog`` how
     many were in flight at the end of the schedule; the halves' p99 are None where infinite.
+    ``rise_per_s`` is the lower 95 % bound of the slope of the p99's logarithm; None in records
+    from before 2026-11-25, whose halves alone told a drift.
     """
 
     offered_per_s: float
@@ -52,6 +56,7 @@ class Stability:
     p99_ms_second: float | None
     flush_age_ms_max: float | None
     flushed_after_s: float | None
+    rise_per_s: float | None = None
 
     def reasons(self, steady: bool = True) -> list[str]:
         """Why the trial was not stable; empty when it was.
@@ -66,7 +71,7 @@ class Stability:
         backlog_max = 2 * self.offered_per_s * LIMIT_MS / 1e3
         if self.backlog > backlog_max:
             found.append(f"{self.backlog:,} in flight at the end (limit {backlog_max:,.0f})")
-        if steady and drifts(self.p99_ms_first, self.p99_ms_second):
+        if steady and drifts(self.p99_ms_first, self.p99_ms_second, self.rise_per_s):
             first, second = _text(self.p99_ms_first), _text(self.p99_ms_second)
             found.append(f"p99 drifts from {first} to {second} ms")
         if (self.flush_age_ms_max or 0.0) > FLUSH_AGE_MAX_MS:
@@ -130,13 +135,29 @@ def growth_bound(batch_means: Floats, length_s: float) -> float:
     return slope - _STUDENT_T * error
 
 
-def drifts(first_ms: float | None, second_ms: float | None) -> bool:
-    """Whether the second half's p99 is worse than the first's; None is infinite."""
+def drifts(first_ms: float | None, second_ms: float | None, rise_per_s: float | None) -> bool:
+    """Whether the p99 gets worse: its second half against its first (None is infinite), and the
+    slope of its logarithm, which noise alone makes positive once in twenty trials."""
     second = math.inf if second_ms is None else second_ms
     first = math.inf if first_ms is None else first_ms
     if first < DRIFT_FREE_MS and second < DRIFT_FREE_MS:
         return False
-    return second > DRIFT_MAX * first
+    return second > DRIFT_MAX * first and (rise_per_s is None or rise_per_s > 0.0)
+
+
+def log_p99(measured: Samples, duration_s: float) -> Floats:
+    """The natural logarithm of the p99 in ms of each of twenty batches of intended times.
+
+    What never came or failed counts as ``NEVER_MS``. A batch without requests says nothing, so it
+    takes the value between its neighbours.
+    """
+    batch = np.clip((measured.intended_s * (BATCHES / duration_s)).astype(int), 0, BATCHES - 1)
+    values = np.full(BATCHES, math.nan)
+    for number in np.unique(batch):
+        p99_ms = percentile(late_latencies(measured.only(batch == number)), 0.99)
+        values[number] = math.log(NEVER_MS if p99_ms is None else max(p99_ms, LEAST_MS))
+    known = np.flatnonzero(~np.isnan(values))
+    return np.interp(np.arange(BATCHES), known, values[known]) if len(known) else np.zeros(BATCHES)
 
 
 def stability(
@@ -159,6 +180,7 @@ def stability(
         p99_ms_second=percentile(late_latencies(measured.only(~first_half)), 0.99),
         flush_age_ms_max=flush_age_ms_max,
         flushed_after_s=flushed_after_s,
+        rise_per_s=growth_bound(log_p99(measured, duration_s), duration_s),
     )
 
 

@@ -1,5 +1,6 @@
 """The rules that decide a trial, on data whose answer is known."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -164,20 +165,69 @@ def test_the_slope_of_noise_is_rarely_taken_for_growth() -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "expected"),
+    ("first", "second", "rise", "expected"),
     [
-        (20.0, 29.0, False),
-        (20.0, 31.0, True),
-        (1.0, 9.0, False),
-        (9.0, 30.0, True),
-        (20.0, None, True),
-        (None, None, False),
+        (20.0, 29.0, 0.1, False),
+        (20.0, 31.0, 0.1, True),
+        (20.0, 31.0, -0.01, False),
+        (1.0, 9.0, 0.1, False),
+        (9.0, 30.0, 0.1, True),
+        (20.0, None, 0.1, True),
+        (None, None, 0.1, False),
+        (20.0, 31.0, None, True),
     ],
 )
 def test_the_second_half_may_not_be_much_worse(
-    first: float | None, second: float | None, expected: bool
+    first: float | None, second: float | None, rise: float | None, expected: bool
 ) -> None:
-    assert verdict.drifts(first, second) is expected
+    assert verdict.drifts(first, second, rise) is expected
+
+
+def stalls(at_s: list[float], intended_s: Floats) -> Samples:
+    """A quick service that now and then answers nobody for 40 ms."""
+    latency_s = np.full(len(intended_s), 0.002)
+    for begin_s in at_s:
+        stalled = (intended_s >= begin_s) & (intended_s < begin_s + 0.04)
+        latency_s[stalled] += begin_s + 0.04 - intended_s[stalled]
+    return samples(latency_s, intended_s)
+
+
+def test_stalls_that_fall_into_the_second_half_by_chance_are_no_drift() -> None:
+    by_chance = stalls([1.1, 3.2, 5.3, 5.9, 6.2, 7.1, 8.4], arrivals())
+    found = stability(by_chance, RATE, DURATION_S)
+    assert found.p99_ms_first is not None
+    assert found.p99_ms_second is not None
+    assert found.p99_ms_second > 1.5 * found.p99_ms_first
+    assert found.p99_ms_second > 10.0
+    assert decided(by_chance) is Verdict.PASS
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_noisy_latency_that_doubles_is_a_drift(seed: int) -> None:
+    intended_s = arrivals()
+    mean_s = 0.003 * (1.0 + np.maximum(intended_s, 0.0) / 5.0)
+    noisy = samples(np.random.default_rng(seed).exponential(mean_s), intended_s)
+    assert verdict.over_limit(noisy, 50.0) < 30
+    assert any("p99 drifts" in why for why in stability(noisy, RATE, DURATION_S).reasons())
+
+
+def test_a_busy_but_stable_queue_is_rarely_taken_for_drift() -> None:
+    # 97 % of what the server can do: the queue wanders slowly, which the halves alone mistake.
+    by_halves, by_both = 0, 0
+    for seed in range(200):
+        found = stability(queue(arrivals(seed), 0.97e-3), RATE, DURATION_S)
+        by_halves += verdict.drifts(found.p99_ms_first, found.p99_ms_second, None)
+        by_both += verdict.drifts(found.p99_ms_first, found.p99_ms_second, found.rise_per_s)
+    assert by_both < 0.1 * 200 < by_halves
+
+
+def test_a_batch_without_requests_takes_the_value_between_its_neighbours() -> None:
+    intended_s = np.array([0.1, 0.2, 9.9])
+    given = samples(np.array([0.001, 0.001, np.nan]), intended_s)
+    found = verdict.log_p99(given.measured, DURATION_S)
+    assert found[0] == pytest.approx(0.0)
+    assert found[-1] == pytest.approx(math.log(verdict.NEVER_MS))
+    assert (np.diff(found) > 0).all()
 
 
 def test_what_waits_for_the_database_too_long_fails() -> None:
