@@ -145,14 +145,13 @@ class Exchange:
         async with self._database.transaction() as transaction:
             limit = MAKERS_AT_ONCE
             asked = queries.makers_parameters(new_order, limit)
-            _, accepted, rows = await transaction.ask(
-                (queries.LOCK_SYMBOL, asked),
-                (queries.ACCEPT, {"key_hash": key_hash}),
+            accepted, rows = await transaction.ask(
+                (queries.ACCEPT, {"key_hash": key_hash, "symbol": new_order.symbol}),
                 (queries.MAKERS[new_order.side], asked),
             )
             if not accepted:
                 raise unknown_key()
-            broker_id, webhook_url, sequence, accepted_at = accepted[0]
+            _, broker_id, webhook_url, sequence, accepted_at = accepted[0]
             order = new_order.accepted(
                 order_id=self._clock.new_id(),
                 sequence=sequence,

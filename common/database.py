@@ -32,6 +32,7 @@ PLANNING = (
     "enable_bitmapscan=off",
     "enable_hashjoin=off",
     "enable_mergejoin=off",
+    "enable_memoize=off",
 )
 TRIES = 10
 # The lock that keeps apart who must not change the same books; ``common/writer.py`` takes it alone.

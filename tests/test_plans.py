@@ -1,7 +1,8 @@
 """PostgreSQL does what the README of the case that lives in it says: each statement in its index.
 
-The plans are those that the connections of the exchange use, on tables that hold enough for a
-planner to have a choice.
+The plans are those that the connections of the exchange use. A connection keeps the plan that it
+made first, so it must be the right one whatever the planner knew then: on empty tables, on full
+ones with and without statistics, and where statistics say that no order is open.
 """
 
 import re
@@ -24,6 +25,7 @@ STATEMENTS: dict[str, Statement] = {
     "ACCEPT": queries.ACCEPT,
     "MAKERS of a bid": queries.MAKERS[Side.BID],
     "MAKERS of an ask": queries.MAKERS[Side.ASK],
+    "UPDATE_ORDERS": queries.UPDATE_ORDERS,
     "CANCEL": queries.CANCEL,
     "CLOSE_ENDED": queries.CLOSE_ENDED,
     "ORDER_OWNER": queries.ORDER_OWNER,
@@ -53,17 +55,28 @@ FILL = """
     INSERT INTO balances
     SELECT md5('broker' || b)::uuid, 'S' || s, 1
     FROM generate_series(0, 99) b, generate_series(0, 44) s;
-    ANALYZE;
 """
+CLOSE_ALL = """
+    UPDATE orders SET close_reason = 'cancelled', closed_at = now() WHERE close_reason IS NULL;
+"""
+STATES = {
+    "empty": "",
+    "full, without statistics": FILL,
+    "full": f"{FILL} ANALYZE;",
+    "all orders closed": f"{FILL} {CLOSE_ALL} ANALYZE;",
+}
 
 
-@pytest.fixture(scope="module")
-def connection(new_database: NewDatabase) -> Iterator[psycopg.Connection[Any]]:
-    """On full tables, with the settings of the exchange."""
+@pytest.fixture(scope="module", params=STATES)
+def connection(
+    request: pytest.FixtureRequest, new_database: NewDatabase
+) -> Iterator[psycopg.Connection[Any]]:
+    """On tables in one of the states, with the settings of the exchange."""
     url = new_database()
     prepare_schema(url)
     with psycopg.connect(conninfo(url), autocommit=True) as open_connection:
-        open_connection.execute(FILL.encode())
+        open_connection.execute("ALTER TABLE orders SET (autovacuum_enabled = off)")
+        open_connection.execute(STATES[request.param].encode())
         yield open_connection
 
 
