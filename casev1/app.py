@@ -36,7 +36,9 @@ async def open_exchange(settings: Settings, database_url: str) -> AsyncIterator[
         private_allowed=settings.webhook_private, queue_max=settings.webhook_queue_max
     )
     async with database.opened(), webhooks.opened():
-        exchange = Exchange(database=database, webhooks=webhooks)
+        exchange = Exchange(
+            database=database, webhooks=webhooks, retry_window_s=settings.retry_window_s
+        )
         log.info("opened in %.3f s", time.monotonic() - started_s)
         async with every(SWEEP_INTERVAL_S, exchange.sweep):
             yield exchange

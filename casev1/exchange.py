@@ -8,7 +8,7 @@ from common import queries
 from common.brokers import hash_key, new_api_key, unknown_key
 from common.changes import Changes
 from common.channel import Parameters, Row, Statement
-from common.database import Database, uuid_of
+from common.database import Database, Transaction, uuid_of
 from common.errors import Forbidden, NotFound, Unavailable
 from common.exchange import Health
 from common.ids import Clock, format_id
@@ -18,6 +18,7 @@ from common.model import (
     BookDepth,
     Broker,
     NewOrder,
+    Order,
     OrderDetail,
     OrderPage,
     OrderQuery,
@@ -26,6 +27,7 @@ from common.model import (
     Registration,
     to_us,
 )
+from common.retries import replayed
 from common.views import page_of, receipt_of
 from common.webhooks import Webhooks, notices
 
@@ -41,9 +43,11 @@ class Exchange:
         *,
         database: Database,
         webhooks: Webhooks,
+        retry_window_s: int,
     ) -> None:
         self._database = database
         self._webhooks = webhooks
+        self._retry_window_s = retry_window_s
         self._clock = Clock()
 
     async def register(self, name: str, webhook_url: str | None) -> Registration:
@@ -143,6 +147,10 @@ class Exchange:
     async def _submit(self, key_hash: bytes, new_order: NewOrder) -> Receipt:
         """One transaction of two round trips, or more when an order meets very many makers."""
         async with self._database.transaction() as transaction:
+            if new_order.client_order_id is not None:
+                earlier = await self._earlier(transaction, key_hash, new_order.client_order_id)
+                if earlier is not None:
+                    return replayed(new_order, earlier)
             limit = MAKERS_AT_ONCE
             asked = queries.makers_parameters(new_order, limit)
             accepted, rows = await transaction.ask(
@@ -172,6 +180,20 @@ class Exchange:
         urls = queries.webhook_urls(order, webhook_url, rows)
         self._webhooks.enqueue(notices(urls, order, trades, makers))
         return receipt_of(order)
+
+    async def _earlier(
+        self, transaction: Transaction, key_hash: bytes, client_order_id: str
+    ) -> Order | None:
+        """The order of this id. Nobody else places one until the transaction ends."""
+        parameters = {
+            "key_hash": key_hash,
+            "client_order_id": client_order_id,
+            "window_s": self._retry_window_s,
+        }
+        _, rows = await transaction.ask(
+            (queries.LOCK_CLIENT_ORDER, parameters), (queries.EARLIER_ORDER, parameters)
+        )
+        return queries.earlier_order_of(rows[0]) if rows else None
 
     async def _ask(
         self, key_hash: bytes, query: Statement, parameters: Parameters

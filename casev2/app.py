@@ -6,7 +6,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from common.database import Database
-from common.loading import load_brokers, load_clock, load_engine, load_exchange_id
+from common.loading import (
+    load_brokers,
+    load_clock,
+    load_engine,
+    load_exchange_id,
+    load_retries,
+)
+from common.retries import Retries
 from common.sequencer import Sequencer
 from common.settings import Settings
 from common.wal.opening import open_log, replay
@@ -48,13 +55,18 @@ async def open_exchange(settings: Settings, database_url: str) -> AsyncIterator[
     ):
         brokers = await load_brokers(database)
         engine = await load_engine(database)
+        retries = Retries(
+            window_us=settings.retry_window_s * 1_000_000, count_max=settings.retry_max
+        )
         sequencer = Sequencer(await load_clock(database), writer.sequence, wal)
+        await load_retries(database, retries, engine, sequencer.now_us() - retries.window_us)
         exchange = Exchange(
             database=database,
             webhooks=webhooks,
             brokers=brokers,
             sequencer=sequencer,
             engine=engine,
+            retries=retries,
             writer=writer,
         )
         replay(exchange, records)

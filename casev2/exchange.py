@@ -25,6 +25,7 @@ from common.model import (
     Receipt,
     Registration,
 )
+from common.retries import Retries, replayed
 from common.sequencer import Sequencer
 from common.views import page_of, receipt_of
 from common.wal.format import Record, Submission
@@ -43,6 +44,7 @@ class Exchange:
         brokers: Brokers,
         sequencer: Sequencer,
         engine: Engine,
+        retries: Retries,
         writer: Writer,
     ) -> None:
         self._database = database
@@ -50,6 +52,7 @@ class Exchange:
         self._brokers = brokers
         self._sequencer = sequencer
         self._engine = engine
+        self._retries = retries
         self._writer = writer
 
     async def register(self, name: str, webhook_url: str | None) -> Registration:
@@ -68,8 +71,11 @@ class Exchange:
 
     async def submit(self, key_hash: bytes, new_order: NewOrder) -> Receipt:
         broker = self._brokers.of(key_hash)
-        self._writer.admit()
         now_us = self._expire()
+        earlier = self._retries.earlier(broker.id, new_order, now_us)
+        if earlier is not None:
+            return replayed(new_order, earlier)
+        self._writer.admit()
         order = self._sequencer.accept(new_order, broker.id, now_us)
         self._match(order)
         return receipt_of(order)
@@ -132,6 +138,7 @@ class Exchange:
                 "brokers": len(self._brokers.by_id),
                 "books": len(self._engine.books),
                 "open_orders": len(self._engine.open_orders),
+                "client_order_ids": len(self._retries),
                 **self._writer.figures(),
                 **self._sequencer.figures(),
                 **self._writer.staleness(),
@@ -149,6 +156,7 @@ class Exchange:
             self._writer.forget()
             self._brokers.clear()
             self._engine.clear()
+            self._retries.clear()
             await self._sequencer.restart()
 
     def replay(self, record: Record) -> None:
@@ -162,6 +170,7 @@ class Exchange:
             self._close(order, record.sequence, record.now_us)
 
     def _match(self, order: Order) -> None:
+        self._retries.add(order)
         trades, makers = self._engine.submit(order)
         messages = notices(self._brokers.webhook_urls, order, trades, makers)
         self._writer.record(order.sequence, order, trades, makers, messages)

@@ -7,7 +7,15 @@ from contextlib import asynccontextmanager
 
 from common.database import Database
 from common.ledger import Ledger
-from common.loading import load_brokers, load_clock, load_engine, load_exchange_id, load_ledger
+from common.loading import (
+    load_brokers,
+    load_clock,
+    load_engine,
+    load_exchange_id,
+    load_ledger,
+    load_retries,
+)
+from common.retries import Retries
 from common.sequencer import Sequencer
 from common.settings import Settings
 from common.wal.opening import open_log, replay
@@ -53,13 +61,18 @@ async def open_exchange(settings: Settings, database_url: str) -> AsyncIterator[
         brokers = await load_brokers(database)
         engine = await load_engine(database)
         await load_ledger(database, ledger, engine)
+        retries = Retries(
+            window_us=settings.retry_window_s * 1_000_000, count_max=settings.retry_max
+        )
         sequencer = Sequencer(await load_clock(database), writer.sequence, wal)
+        await load_retries(database, retries, engine, sequencer.now_us() - retries.window_us)
         exchange = Exchange(
             database=database,
             webhooks=webhooks,
             brokers=brokers,
             sequencer=sequencer,
             engine=engine,
+            retries=retries,
             ledger=ledger,
             writer=writer,
         )

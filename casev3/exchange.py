@@ -29,6 +29,7 @@ from common.model import (
     Receipt,
     Registration,
 )
+from common.retries import Retries, replayed
 from common.sequencer import Sequencer
 from common.views import detail_of, matches, page_of, receipt_of
 from common.wal.format import Record, Submission
@@ -47,6 +48,7 @@ class Exchange:
         brokers: Brokers,
         sequencer: Sequencer,
         engine: Engine,
+        retries: Retries,
         ledger: Ledger,
         writer: Writer,
     ) -> None:
@@ -55,6 +57,7 @@ class Exchange:
         self._brokers = brokers
         self._sequencer = sequencer
         self._engine = engine
+        self._retries = retries
         self._ledger = ledger
         self._writer = writer
 
@@ -74,8 +77,11 @@ class Exchange:
 
     async def submit(self, key_hash: bytes, new_order: NewOrder) -> Receipt:
         broker = self._brokers.of(key_hash)
-        self._writer.admit()
         now_us = self._expire()
+        earlier = self._retries.earlier(broker.id, new_order, now_us)
+        if earlier is not None:
+            return replayed(new_order, earlier)
+        self._writer.admit()
         order = self._sequencer.accept(new_order, broker.id, now_us)
         self._match(order)
         return receipt_of(order)
@@ -152,6 +158,7 @@ class Exchange:
                 "brokers": len(self._brokers.by_id),
                 "books": len(self._engine.books),
                 "open_orders": len(self._engine.open_orders),
+                "client_order_ids": len(self._retries),
                 "orders_in_memory": len(self._ledger.orders),
                 "trades": self._ledger.trade_count,
                 **self._writer.figures(),
@@ -169,6 +176,7 @@ class Exchange:
             self._writer.forget()
             self._brokers.clear()
             self._engine.clear()
+            self._retries.clear()
             self._ledger.clear()
             await self._sequencer.restart()
 
@@ -183,6 +191,7 @@ class Exchange:
             self._close(order, record.sequence, record.now_us)
 
     def _match(self, order: Order) -> None:
+        self._retries.add(order)
         trades, makers = self._engine.submit(order)
         self._ledger.record(order, trades, makers)
         messages = notices(self._brokers.webhook_urls, order, trades, makers)

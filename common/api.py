@@ -24,6 +24,7 @@ from common.connection import BODY_MAX_BYTES, Server
 from common.errors import (
     ExchangeError,
     Forbidden,
+    IdReused,
     InvalidField,
     MalformedBody,
     MethodNotAllowed,
@@ -35,7 +36,7 @@ from common.errors import (
 from common.exchange import Exchange
 from common.ids import parse_id
 from common.metrics import render_metrics
-from common.model import AVERAGE_TRADES_MAX, BOOK_DEPTH_MAX
+from common.model import AVERAGE_TRADES_MAX, BOOK_DEPTH_MAX, Replayed
 from common.openapi import describe, render_docs
 from common.reply import Reply, Response
 from common.routes import ROUTES, Access
@@ -51,6 +52,7 @@ STATUS_OF: dict[type[ExchangeError], HTTPStatus] = {
     Forbidden: HTTPStatus.FORBIDDEN,
     NotFound: HTTPStatus.NOT_FOUND,
     MethodNotAllowed: HTTPStatus.METHOD_NOT_ALLOWED,
+    IdReused: HTTPStatus.CONFLICT,
     TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     InvalidField: HTTPStatus.UNPROCESSABLE_ENTITY,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -344,7 +346,10 @@ def for_broker(handler: BrokerHandler) -> Handler:
 
 async def post_order(call: Call, key_hash: bytes) -> Reply:
     new_order = wire.decode_order(await call.body(), time.time_ns() // 1000)
-    return Reply(wire.encode(await call.exchange.submit(key_hash, new_order)), HTTPStatus.CREATED)
+    receipt = await call.exchange.submit(key_hash, new_order)
+    if isinstance(receipt, Replayed):
+        return Reply(wire.encode(receipt), headers={"Idempotent-Replay": "true"})
+    return Reply(wire.encode(receipt), HTTPStatus.CREATED)
 
 
 async def get_order(call: Call, key_hash: bytes) -> Reply:

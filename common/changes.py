@@ -23,6 +23,8 @@ class Changes:
     created: dict[int, Order] = field(default_factory=dict)
     changed: dict[int, Order] = field(default_factory=dict)
     trades: list[Trade] = field(default_factory=list)
+    # Those that have an id of their broker's, by broker and id.
+    named: dict[tuple[int, str], Order] = field(default_factory=dict)
     notices: list[Notice] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -34,6 +36,8 @@ class Changes:
     def add(self, order: Order, trades: Iterable[Trade], makers: Iterable[Order]) -> None:
         """A new order and all that it did."""
         self.created[order.id] = order
+        if order.client_order_id is not None:
+            self.named[order.broker_id, order.client_order_id] = order
         self.trades.extend(trades)
         self.add_changed(makers)
 
@@ -56,6 +60,8 @@ class Changes:
             statements.append((queries.INSERT_ORDER, _new_order(order)))
         elif self.created:
             statements.append((queries.INSERT_ORDERS, _new_orders(list(self.created.values()))))
+        if self.named:
+            statements.append((queries.NAME_ORDERS, _names(self.named)))
         if self.changed:
             statements.append((queries.UPDATE_ORDERS, _changes(list(self.changed.values()))))
         if self.trades:
@@ -97,6 +103,15 @@ def _new_orders(orders: list[Order]) -> dict[str, str]:
         "valid_until": _array(order.valid_until_us for order in orders),
         "created_at": _array(order.created_at_us for order in orders),
     } | _state(orders)
+
+
+def _names(named: dict[tuple[int, str], Order]) -> dict[str, str]:
+    return {
+        "broker_id": _ids(broker_id for broker_id, _ in named),
+        "client_order_id": _array(_quoted(own_id) for _, own_id in named),
+        "order_id": _ids(order.id for order in named.values()),
+        "created_at": _array(order.created_at_us for order in named.values()),
+    }
 
 
 def _changes(orders: list[Order]) -> dict[str, str]:

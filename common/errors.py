@@ -55,6 +55,12 @@ class MethodNotAllowed(ExchangeError):
         self.allowed = allowed
 
 
+class IdReused(ExchangeError):
+    """The broker has used the ``client_order_id`` for another order."""
+
+    code = "client_order_id_reused"
+
+
 class TooLarge(ExchangeError):
     """The body is longer than any that makes sense."""
 

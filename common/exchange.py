@@ -46,7 +46,10 @@ class Exchange(Protocol):
         ...
 
     async def submit(self, key_hash: bytes, new_order: NewOrder) -> Receipt:
-        """Accept an order and match it. What was matched is final once it is ``settled``."""
+        """Accept an order and match it. What was matched is final once it is ``settled``.
+
+        An order that came before, by its ``client_order_id``, is ``Replayed``. Raises IdReused.
+        """
         ...
 
     async def cancel(self, key_hash: bytes, order_id: int) -> None:

@@ -8,7 +8,8 @@ from common.database import Database
 from common.engine import Engine
 from common.ids import Clock
 from common.ledger import Ledger
-from common.model import Order, to_us
+from common.model import Order, to_datetime, to_us
+from common.retries import Retries
 
 
 async def load_exchange_id(database: Database) -> UUID:
@@ -46,6 +47,15 @@ async def load_engine(database: Database) -> Engine:
     for order in orders.values():
         engine.rest(order)
     return engine
+
+
+async def load_retries(database: Database, retries: Retries, engine: Engine, since_us: int) -> None:
+    """The orders since then that can be sent again; those that are open are the engine's."""
+    for row in await database.rows(queries.CLIENT_ORDERS_SINCE, {"since": to_datetime(since_us)}):
+        stored = queries.earlier_order_of(row)
+        order = engine.open_orders.get(stored.id, stored)
+        order.client_order_id = row[-1]
+        retries.add(order)
 
 
 async def load_ledger(database: Database, ledger: Ledger, engine: Engine) -> None:

@@ -101,6 +101,7 @@ class Order(Struct, eq=False, gc=False):
     closed_at_us: int | None = None
     # A list from the first trade on; the many orders that never trade share the empty tuple.
     trades: "list[Trade] | tuple[()]" = ()
+    client_order_id: str | None = None
 
     @property
     def is_open(self) -> bool:
@@ -148,7 +149,10 @@ class Trade(Struct, frozen=True, gc=False):
 
 
 class NewOrder(Struct, frozen=True):
-    """What a broker asks for, checked: all that is known before the exchange accepts it."""
+    """What a broker asks for, checked: all that is known before the exchange accepts it.
+
+    With a ``client_order_id`` it may be sent again without being placed again.
+    """
 
     document_number: str
     side: Side
@@ -157,6 +161,19 @@ class NewOrder(Struct, frozen=True):
     price: int | None
     quantity: int
     valid_until_us: int | None
+    client_order_id: str | None = None
+
+    def asks_for(self, order: Order) -> bool:
+        """Whether the order is what would come of this, whatever has become of it since."""
+        return (
+            self.document_number == order.document_number
+            and self.side == order.side
+            and self.order_type == order.order_type
+            and self.symbol == order.symbol
+            and self.price == order.price
+            and self.quantity == order.quantity
+            and self.valid_until_us == order.valid_until_us
+        )
 
     def accepted(self, *, order_id: int, sequence: int, broker_id: int, now_us: int) -> Order:
         """The order that enters the engine, with the id, place in the sequence and time given."""
@@ -174,6 +191,7 @@ class NewOrder(Struct, frozen=True):
             remaining_quantity=self.quantity,
             valid_until_us=self.valid_until_us,
             created_at_us=now_us,
+            client_order_id=self.client_order_id,
         )
 
 
@@ -199,6 +217,10 @@ class Receipt(Struct, frozen=True):
     order_id: str
     status: Literal["open", "closed"]
     remaining_quantity: int
+
+
+class Replayed(Receipt, frozen=True):
+    """The reply to an order that came before: how that one stands now."""
 
 
 class TradeDetail(Struct, frozen=True):

@@ -15,6 +15,7 @@ _ERRORS = {
     "403": "another broker's order",
     "404": "not there",
     "405": "another method is expected",
+    "409": "the client_order_id names another order",
     "413": "the body is larger than 16 KiB",
     "422": "a field is wrong",
     "503": "overloaded; Retry-After says when to come again",
@@ -53,6 +54,8 @@ def _operation(route: Route) -> dict[str, Any]:
         "description": f"For: {route.access}.",
         "responses": {str(route.success): _content("success", route.reply)},
     }
+    if route.replay:
+        operation["responses"]["200"] = _content(route.replay, route.reply)
     for status, meaning in _ERRORS.items():
         operation["responses"][status] = _content(meaning, ErrorBody)
     parameters = [

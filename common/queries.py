@@ -8,6 +8,7 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     ColumnElement,
+    DateTime,
     LargeBinary,
     Numeric,
     Text,
@@ -52,7 +53,7 @@ from common.model import (
     to_datetime,
     to_us,
 )
-from common.tables import balances, brokers, exchange_state, orders, trades
+from common.tables import balances, brokers, client_orders, exchange_state, orders, trades
 
 
 def _word(constant: str) -> ColumnElement[str]:
@@ -168,6 +169,22 @@ ADD_CASH = compiled(
     _add_cash.on_conflict_do_update(
         index_elements=[balances.c.broker_id, balances.c.symbol],
         set_={"cash": balances.c.cash + _add_cash.excluded.cash},
+    )
+)
+
+_named = _columns(
+    "named", broker_id=Uuid(), client_order_id=Text(), order_id=Uuid(), created_at=BigInteger()
+)
+_name_orders = upsert(client_orders).from_select(
+    [field.name for field in _named.c], select(*_selected(_named))
+)
+NAME_ORDERS = compiled(
+    _name_orders.on_conflict_do_update(
+        index_elements=[client_orders.c.broker_id, client_orders.c.client_order_id],
+        set_={
+            "order_id": _name_orders.excluded.order_id,
+            "created_at": _name_orders.excluded.created_at,
+        },
     )
 )
 
@@ -422,6 +439,44 @@ _open_columns = (
     orders.c.created_at,
 )
 
+# ---- orders that are sent again ----
+
+_of_client = orders.c.id == client_orders.c.order_id
+# Of two orders with one id that come at once, the second waits here and then finds the first.
+LOCK_CLIENT_ORDER = compiled(
+    select(
+        func.pg_advisory_xact_lock(
+            literal_column("2"), func.hashtext(bindparam("client_order_id", type_=Text))
+        )
+    )
+)
+EARLIER_ORDER = compiled(
+    select(*_open_columns, _close_reason)
+    .join_from(client_orders, orders, _of_client)
+    .where(
+        client_orders.c.broker_id == _broker_of_key,
+        client_orders.c.client_order_id == bindparam("client_order_id", type_=Text),
+        client_orders.c.created_at
+        > func.clock_timestamp()
+        - bindparam("window_s", type_=BigInteger) * literal_column("INTERVAL '1 second'"),
+    )
+)
+CLIENT_ORDERS_SINCE = compiled(
+    select(*_open_columns, orders.c.close_reason, client_orders.c.client_order_id)
+    .join_from(client_orders, orders, _of_client)
+    .where(client_orders.c.created_at > bindparam("since", type_=DateTime(timezone=True)))
+    .order_by(client_orders.c.created_at)
+)
+
+
+def earlier_order_of(row: Row) -> Order:
+    """An order, open or closed, without its trades, from the start of a row of these."""
+    order = order_of(row)
+    close_reason = row[12]
+    order.close_reason = None if close_reason is None else CloseReason(close_reason)
+    return order
+
+
 # ---- matching in the database ----
 
 # Whoever changes the book of a symbol holds this lock until the commit. Locking the rows that were
@@ -572,7 +627,7 @@ COUNT_TRADES = compiled(select(func.count()).select_from(trades))
 
 
 def order_of(row: Row) -> Order:
-    """An open order, without its trades, from a row of ``OPEN_ORDERS`` or ``MAKERS``."""
+    """An open order, without its trades, from a row that begins with ``_open_columns``."""
     (order_id, sequence, broker_id, document_number, side, order_type) = row[:6]
     (symbol, price, quantity, remaining, valid_until, created_at) = row[6:12]
     return Order(
@@ -587,7 +642,7 @@ def order_of(row: Row) -> Order:
         price=price,
         quantity=quantity,
         remaining_quantity=remaining,
-        valid_until_us=to_us(valid_until),
+        valid_until_us=None if valid_until is None else to_us(valid_until),
         created_at_us=to_us(created_at),
     )
 
@@ -614,7 +669,10 @@ def trade_of(row: Row) -> Trade:
 # ---- /debug/reset ----
 
 EMPTY_EVERYTHING: tuple[Question, ...] = (
-    *((statement_of(f"TRUNCATE {table}"), {}) for table in (orders, trades, balances, brokers)),
+    *(
+        (statement_of(f"TRUNCATE {table}"), {})
+        for table in (orders, client_orders, trades, balances, brokers)
+    ),
     (statement_of("ALTER SEQUENCE order_sequence RESTART"), {}),
     (compiled(update(exchange_state).values(flushed_sequence=literal_column("0"))), {}),
 )

@@ -31,7 +31,10 @@ class Access(StrEnum):
 
 
 class Route(NamedTuple):
-    """One method on one path. ``query`` maps a parameter to its JSON schema."""
+    """One method on one path. ``query`` maps a parameter to its JSON schema.
+
+    What has a ``replay`` may be sent again: then that is what the reply 200 means.
+    """
 
     name: str
     method: str
@@ -42,6 +45,7 @@ class Route(NamedTuple):
     reply: Any = None
     body: Any = None
     query: dict[str, dict[str, Any]] = {}  # noqa: RUF012 (a NamedTuple's default, never changed)
+    replay: str = ""
 
 
 def _count(default: int, most: int) -> dict[str, Any]:
@@ -76,10 +80,11 @@ ROUTES = (
         "POST",
         "/orders",
         Access.BROKER,
-        "A new order, matched before the reply",
+        "A new order, matched before the reply; with a client_order_id it can be sent again",
         201,
         Receipt,
         OrderBody,
+        replay="the order was there already (Idempotent-Replay: true): how it stands now",
     ),
     Route(
         "orders",

@@ -51,6 +51,11 @@ class Settings:
     # many; afterwards they are read from the database.
     closed_age_s: int
     closed_max: int
+    # EXCHANGE_RETRY_WINDOW_S: how long an order with a client_order_id can be sent again.
+    retry_window_s: int
+    # EXCHANGE_RETRY_MAX: ids that a case which matches in memory remembers in that time (about 0.5
+    # KB each) before orders with new ones get 503.
+    retry_max: int
     # EXCHANGE_WEBHOOK_PRIVATE: 1 lets brokers name webhook targets inside your network.
     webhook_private: bool
     # EXCHANGE_WEBHOOK_QUEUE_MAX: messages that may wait for delivery before new ones are dropped.
@@ -79,6 +84,8 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         pool_wait_ms=read.integer("EXCHANGE_POOL_WAIT_MS", 2000, 1, 60_000),
         closed_age_s=read.integer("EXCHANGE_CLOSED_AGE_S", 600, 0, 10**7),
         closed_max=read.integer("EXCHANGE_CLOSED_MAX", 1_000_000, 0, 10**8),
+        retry_window_s=read.integer("EXCHANGE_RETRY_WINDOW_S", 600, 1, 86_400),
+        retry_max=read.integer("EXCHANGE_RETRY_MAX", 1_000_000, 1, 10**8),
         webhook_private=read.flag("EXCHANGE_WEBHOOK_PRIVATE"),
         webhook_queue_max=read.integer("EXCHANGE_WEBHOOK_QUEUE_MAX", 10_000, 1, 10**7),
     )

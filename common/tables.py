@@ -105,6 +105,17 @@ orders = Table(
     postgresql_with={"fillfactor": 80},
 )
 
+# Which order a broker's own id names: the latest, if it used the id again after the window.
+client_orders = Table(
+    "client_orders",
+    metadata,
+    Column("broker_id", Uuid, primary_key=True),
+    Column("client_order_id", Text, primary_key=True),
+    Column("order_id", Uuid, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Index("client_orders_by_age", "created_at"),
+)
+
 trades = Table(
     "trades",
     metadata,

@@ -33,6 +33,7 @@ NAME_MAX = 100
 DOCUMENT_NUMBER_MAX = 20
 SYMBOL_MAX = 12
 WEBHOOK_URL_MAX = 2000
+CLIENT_ORDER_ID_MAX = 64
 PAGE_DEFAULT = 50
 _UNTIL_END_US = (datetime.max.replace(tzinfo=EPOCH.tzinfo) - EPOCH) // MICROSECOND
 _NOT_UNICODE = re.compile("[\ud800-\udfff]")
@@ -51,6 +52,9 @@ class OrderBody(Struct, frozen=True, forbid_unknown_fields=True):
     order_type: OrderType = OrderType.LIMIT
     price: _Cents | None = None
     valid_until: Any = None
+    client_order_id: Annotated[str, Meta(min_length=1, max_length=CLIENT_ORDER_ID_MAX)] | None = (
+        None
+    )
 
 
 class RegisterBody(Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,6 +98,9 @@ def decode_order(body: bytes, now_us: int) -> NewOrder:
         valid_until_us = _decode_until(asked.valid_until, now_us)
     elif asked.price is not None:
         raise InvalidField("price: not allowed for a market order, which takes any price")
+    own_id = asked.client_order_id
+    if own_id is not None and not (own_id.isascii() and own_id.isprintable()):
+        raise InvalidField("client_order_id: expected printable ASCII characters")
     return NewOrder(
         asked.document_number,
         asked.side,
@@ -102,6 +109,7 @@ def decode_order(body: bytes, now_us: int) -> NewOrder:
         asked.price,
         asked.quantity,
         valid_until_us,
+        own_id,
     )
 
 

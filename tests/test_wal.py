@@ -41,7 +41,8 @@ def order(sequence: int, side: Side = Side.BID, price: int | None = 10, quantity
     """The order with this number, at this second."""
     kind = OrderType.MARKET if price is None else OrderType.LIMIT
     end_us = None if price is None else NOW_US + DAY_US
-    asked = NewOrder("1", side, kind, "ABC", price, quantity, end_us)
+    own_id = f"own {sequence}" if sequence % 2 else None
+    asked = NewOrder("1", side, kind, "ABC", price, quantity, end_us, own_id)
     return asked.accepted(
         order_id=sequence << 32, sequence=sequence, broker_id=7, now_us=NOW_US + sequence
     )
@@ -125,7 +126,7 @@ def test_records_come_back_as_they_were() -> None:
 def test_the_longest_record_is_within_the_bound() -> None:
     longest = format.Submission(
         2**63, 2**62, bytes([255] * 16), bytes([255] * 16), "\U0001f600" * 20, Side.BID,
-        OrderType.MARKET, "S" * 12, 2**40, 2**40, 2**62,
+        OrderType.MARKET, "S" * 12, 2**40, 2**40, 2**62, "x" * 64,
     )  # fmt: skip
     assert len(format.payload([longest])) < RECORD_MAX_BYTES
 

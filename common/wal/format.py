@@ -32,8 +32,9 @@ _BATCH = Layout("<4sIQI")
 _CHECKSUM = Layout("<I")
 HEADER_BYTES = _HEADER.size + _CHECKSUM.size
 BATCH_HEAD_BYTES = _BATCH.size + _CHECKSUM.size
-# No record is longer: texts have at most 32 characters of 4 bytes, and the rest is numbers.
-RECORD_MAX_BYTES = 300
+# No record is longer: texts have at most 32 characters of 4 bytes and an id of 64 bytes, and the
+# rest is numbers.
+RECORD_MAX_BYTES = 370
 _ID_BYTES = 16
 
 
@@ -51,6 +52,7 @@ class Submission(Struct, frozen=True, array_like=True, tag="order", gc=False):
     price: int | None
     quantity: int
     valid_until_us: int | None
+    client_order_id: str | None = None
 
     def order(self) -> Order:
         """The order as it entered the engine."""
@@ -62,6 +64,7 @@ class Submission(Struct, frozen=True, array_like=True, tag="order", gc=False):
             self.price,
             self.quantity,
             self.valid_until_us,
+            self.client_order_id,
         )
         return asked.accepted(
             order_id=int.from_bytes(self.order_id),
@@ -119,6 +122,7 @@ def submission(order: Order) -> Submission:
         order.price,
         order.quantity,
         order.valid_until_us,
+        order.client_order_id,
     )
 
 
