@@ -61,13 +61,7 @@ def sent(
     lost |= (outcome >= 500) & (outcome != 503)
     lost &= ~np.isnan(load.samples.sent_s)
     for index in np.flatnonzero(tape.kind == Kind.ORDER).tolist():
-        order = audit.SentOrder(
-            int(tape.broker[index]),
-            market.symbols[tape.symbol[index]],
-            traffic.SIDES[tape.side[index]],
-            int(tape.price[index]) or None,
-            int(tape.quantity[index]),
-        )
+        order = sent_order(market, tape, index)
         if load.order_ids[index]:
             all_acknowledged[load.order_ids[index]] = order
         elif lost[index]:
@@ -75,6 +69,17 @@ def sent(
     cancels = np.flatnonzero((tape.kind == Kind.CANCEL) & (outcome == 204))
     cancelled = {load.order_ids[index] for index in target[cancels].tolist()}
     return audit.Sent(all_acknowledged, uncertain, frozenset(cancelled))
+
+
+def sent_order(market: Market, tape: Tape, index: int) -> audit.SentOrder:
+    """The order at a position of the tape."""
+    return audit.SentOrder(
+        int(tape.broker[index]),
+        market.symbols[tape.symbol[index]],
+        traffic.SIDES[tape.side[index]],
+        int(tape.price[index]) or None,
+        int(tape.quantity[index]),
+    )
 
 
 def last_expiry_s(tape: Tape, started: Started) -> float:

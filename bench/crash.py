@@ -2,7 +2,9 @@
 
 In each cycle the generator sends traffic and the service is killed at a random instant. A new one
 is started on the same database (and the same log), and every order that was acknowledged is asked
-for. When the last cycle is over, the database is audited as after any run.
+for. Then every order of the cycle is sent once more with its ``client_order_id``, as a client whose
+connection died would do: none may be placed twice. When the last cycle is over, the database is
+audited as after any run.
 
 kill -9 ends the process, not the machine: what the kernel has taken reaches the disk. What a power
 failure does is tested with a simulated disk (``tests/test_wal.py``).
@@ -20,15 +22,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import uvloop
 
 from bench import audit, checking, exchange_client, outcomes, service, traffic, trial, wire
 from bench.checking import FLUSH_PATIENCE_S, Audit
 from bench.exchange_client import Broker, HarnessError, Session
 from bench.load import Load, drive
-from bench.loadgen import Progress, Spec
+from bench.loadgen import Progress, Requests, Spec
 from bench.service import Case, Database, Place, Service
-from bench.traffic import Market, Tape
+from bench.traffic import Kind, Market, Tape
 
 LAYOUT = "crash-1"
 FILE = "crashes.jsonl"
@@ -59,6 +62,10 @@ class Crash(msgspec.Struct, frozen=True):
     of a trade. ``oldest_lost_ms`` is how long before the kill the first of them was acknowledged,
     ``recovery_s`` the time from the start of the new process to its first good /health.
     ``cancels_lost`` are orders that are open though their cancel was acknowledged.
+
+    Of the orders that were sent again ``replayed`` were there, ``placed`` were not and came in,
+    and ``too_late`` had ended by then; ``doubled`` were there and came in a second time. In records
+    from before 2026-11-25 none was sent again.
     """
 
     case: str
@@ -71,6 +78,10 @@ class Crash(msgspec.Struct, frozen=True):
     cancels_lost: int
     oldest_lost_ms: float | None
     recovery_s: float
+    replayed: int = 0
+    placed: int = 0
+    too_late: int = 0
+    doubled: int = 0
 
 
 @dataclass
@@ -190,7 +201,7 @@ class _Scene:
 
     def cycle(self, number: int) -> tuple[Crash, audit.Sent]:
         """Load, kill, start, and ask for everything that was acknowledged."""
-        tape, load, killing = self._load(number)
+        spec, tape, load, killing = self._load(number)
         if not load.finished.complete:
             killing.cancel()
             raise KeyboardInterrupt
@@ -201,6 +212,9 @@ class _Scene:
         lost = [i for i, id in enumerate(load.order_ids) if id and found[id] is None]
         gone = {load.order_ids[i] for i in lost}
         still_open = {id for id, order in found.items() if order and order.status == "open"}
+        again = uvloop.run(
+            _sent_again(self.victim.service, _orders_sent(spec, tape, load), load.order_ids)
+        )
         killed_after_s = killed_s - load.started.origin_s
         oldest_s = min((float(load.samples.done_s[i]) for i in lost), default=None)
         crash = Crash(
@@ -214,11 +228,22 @@ class _Scene:
             cancels_lost=len(sent.cancelled & still_open),
             oldest_lost_ms=None if oldest_s is None else (killed_after_s - oldest_s) * 1e3,
             recovery_s=recovery_s,
+            replayed=len(again.replayed),
+            placed=len(again.placed),
+            too_late=len(again.too_late),
+            doubled=len(again.doubled([i for i, id in enumerate(load.order_ids) if id], lost)),
         )
         kept = {id: order for id, order in sent.acknowledged.items() if id not in gone}
-        return crash, audit.Sent(kept, sent.uncertain, sent.cancelled - still_open - gone)
+        known = {i: id for i, id in (again.replayed | again.placed).items() if id not in kept}
+        kept |= {id: checking.sent_order(self.market, tape, i) for i, id in known.items()}
+        unknown = [
+            checking.sent_order(self.market, tape, i)
+            for i in again.too_late
+            if not load.order_ids[i]
+        ]
+        return crash, audit.Sent(kept, unknown, sent.cancelled - still_open - gone)
 
-    def _load(self, number: int) -> tuple[Tape, Load, "_Killing"]:
+    def _load(self, number: int) -> tuple[Spec, Tape, Load, "_Killing"]:
         options, target = self.options, self.victim.service.target
         spec = Spec(
             host_header=target.host_header,
@@ -234,12 +259,13 @@ class _Scene:
             first_document=0,
             core=options.pins.get("generator"),
             output=str(self.workdir / "load.npz"),
+            client_order_prefix=f"{number}-",
         )
         tape = spec.tape()
         chance = random.Random(f"{options.seed} {self.victim.case.label} {number}")  # noqa: S311
         killing = _Killing(self.victim, chance.uniform(KILL_FROM_S, KILL_UNTIL_S))
         place = Place(target, None, options.pins, None)
-        return tape, drive(spec, tape, place, killing.at_progress, watch=False), killing
+        return spec, tape, drive(spec, tape, place, killing.at_progress, watch=False), killing
 
 
 class _Killing:
@@ -290,6 +316,52 @@ async def _found(
             if outcome not in (200, 404):
                 raise HarnessError(f"GET /orders/{id} answered {outcomes.name(outcome)}")
             found[id] = msgspec.json.decode(body, type=wire.OrderDetail) if outcome == 200 else None
+    return found
+
+
+@dataclass
+class _Again:
+    """What the orders got that were sent again, by position in the tape: the ids where they have
+    one."""
+
+    replayed: dict[int, str] = field(default_factory=dict)
+    placed: dict[int, str] = field(default_factory=dict)
+    too_late: list[int] = field(default_factory=list)
+
+    def doubled(self, acknowledged: list[int], lost: list[int]) -> set[int]:
+        """Those that were placed though they were there."""
+        return (set(acknowledged) - set(lost)) & set(self.placed)
+
+
+def _orders_sent(spec: Spec, tape: Tape, load: Load) -> dict[int, bytes]:
+    """The requests of the orders that have left the generator, byte for byte."""
+    requests = Requests(spec, tape, range(len(tape.kind)), load.started.epoch_s)
+    left = (tape.kind == Kind.ORDER) & ~np.isnan(load.samples.sent_s)
+    return {index: requests.data[index] for index in np.flatnonzero(left).tolist()}
+
+
+async def _sent_again(
+    running: Service, requests: dict[int, bytes], acknowledged: list[str]
+) -> _Again:
+    """Send orders a second time. Raises HarnessError for an answer that they cannot have."""
+    found = _Again()
+    async with Session(running.target) as session:
+        answers = {index: session.send(data) for index, data in requests.items()}
+        for index, answer in answers.items():
+            outcome, body = await answer
+            if outcome == 422 and b"in the past" in body:
+                found.too_late.append(index)
+                continue
+            if outcome not in (200, 201):
+                said = body[:200].decode(errors="replace")
+                raise HarnessError(f"an order sent again got {outcomes.name(outcome)}: {said}")
+            id = msgspec.json.decode(body, type=wire.Receipt).order_id
+            if outcome == 201:
+                found.placed[index] = id
+            elif acknowledged[index] in ("", id):
+                found.replayed[index] = id
+            else:
+                raise HarnessError(f"order {acknowledged[index]} sent again became order {id}")
         await exchange_client.until_flushed(session, FLUSH_PATIENCE_S)
     return found
 

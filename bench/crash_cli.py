@@ -130,4 +130,7 @@ def faults(course: Course) -> list[str]:
         cancels = sum(each.cancels_lost for each in course.crashes)
         if orders or cancels:
             found.append(f"{course.case}: lost {orders} orders and {cancels} cancels")
+    doubled = sum(each.doubled for each in course.crashes)
+    if doubled:
+        found.append(f"{course.case}: placed {doubled} orders twice")
     return found

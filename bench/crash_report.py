@@ -26,6 +26,9 @@ _HEADERS = (
     "of all lost, had traded",
     "cancels lost",
     "oldest lost, ms",
+    "sent again: known",
+    "new",
+    "doubled",
     "back in, s",
 )
 
@@ -75,6 +78,9 @@ def _row(case: str, own: Sequence[Crash]) -> tuple[str, ...]:
         f"{sum(each.lost_traded for each in own)}",
         f"{sum(each.cancels_lost for each in own)}",
         f"{max(oldest):.0f}" if oldest else "–",
+        f"{sum(each.replayed for each in own):,}",
+        f"{sum(each.placed for each in own):,}",
+        f"{sum(each.doubled for each in own)}",
         f"{statistics.median(back):.2f} ({max(back):.2f})",
     )
 

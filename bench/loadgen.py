@@ -66,6 +66,8 @@ class Spec(msgspec.Struct, frozen=True):
     part: int = 0
     parts: int = 1
     start: Start | None = None
+    # With a prefix, each order has a client_order_id: this and its position in the tape.
+    client_order_prefix: str | None = None
 
     def tape(self) -> Tape:
         """The tape of this run, the same in every process that asks."""
@@ -121,7 +123,7 @@ class Requests:
     """
 
     def __init__(self, spec: Spec, tape: Tape, numbers: Sequence[int], epoch_s: float) -> None:
-        host, keys = spec.host_header, spec.broker_keys
+        host, keys, prefix = spec.host_header, spec.broker_keys, spec.client_order_prefix
         symbols = traffic.market(traffic.PROFILES[spec.profile], spec.seed, spec.scale).symbols
         valid_until = wire.instants(epoch_s + tape.intended_s + tape.life_s)
         self.kind: list[int] = tape.kind.tolist()
@@ -150,6 +152,7 @@ class Requests:
                     price=price,
                     quantity=quantity,
                     valid_until=valid_until[index],
+                    client_order_id=None if prefix is None else f"{prefix}{number}",
                 )
             elif kind == Kind.CANCEL:
                 data = wire.cancel_end(host, key)

@@ -143,6 +143,7 @@ def order(
     price: int,
     quantity: int,
     valid_until: str,
+    client_order_id: str | None = None,
 ) -> bytes:
     """POST /orders; ``price`` 0 means a market order, which has no valid_until."""
     start = f'{{"document_number":"{document_number:011d}","side":"{side}","symbol":"{symbol}"'
@@ -150,6 +151,8 @@ def order(
         terms = f'"order_type":"limit","price":{price},"valid_until":"{valid_until}"'
     else:
         terms = '"order_type":"market"'
+    if client_order_id is not None:
+        terms += f',"client_order_id":"{client_order_id}"'
     return post(host, key, "/orders", f'{start},"quantity":{quantity},{terms}}}'.encode())
 
 

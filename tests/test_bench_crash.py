@@ -15,7 +15,9 @@ from bench.exchange_client import HarnessError
 from bench.service import ROOT, Case
 
 
-def crashed(case: str, number: int = 1, lost: int = 0, cancels_lost: int = 0) -> Crash:
+def crashed(
+    case: str, number: int = 1, lost: int = 0, cancels_lost: int = 0, doubled: int = 0
+) -> Crash:
     return Crash(
         case=case,
         number=number,
@@ -27,6 +29,9 @@ def crashed(case: str, number: int = 1, lost: int = 0, cancels_lost: int = 0) ->
         cancels_lost=cancels_lost,
         oldest_lost_ms=31.0 if lost else None,
         recovery_s=0.8,
+        replayed=990,
+        placed=lost * 3,
+        doubled=doubled,
     )
 
 
@@ -69,6 +74,11 @@ def test_a_loss_within_a_flush_is_no_fault() -> None:
     assert crash_cli.faults(Course("v3", [crashed("v3", lost=20)])) == []
 
 
+def test_an_order_that_is_placed_twice_is_a_fault_of_any_case() -> None:
+    course = Course("v3", [crashed("v3", lost=20), crashed("v3", 2, doubled=2)])
+    assert crash_cli.faults(course) == ["v3: placed 2 orders twice"]
+
+
 def test_a_failed_audit_is_a_fault_of_any_case() -> None:
     course = Course("v3", [crashed("v3")], Audit({"books uncrossed": ["PETR4 is crossed"]}))
     assert crash_cli.faults(course) == ["v3: books uncrossed: PETR4 is crossed (1 findings)"]
@@ -98,7 +108,7 @@ def test_the_table_has_a_row_for_each_case_with_median_and_most(tmp_path: Path) 
     _, _, flush, wal = crash_report.write(tmp_path, ["v3: something"])
     assert [cell.strip() for cell in flush.strip("|").split("|")] == [
         "v3", "matched in memory", "3", "3,000", "12 (25)", "21", "2", "18", "0", "31",
-        "0.80 (0.80)",
+        "2,970", "111", "0", "0.80 (0.80)",
     ]  # fmt: skip
     assert "| 0 (0) |" in " ".join(wal.split())
     report = (tmp_path / "report.md").read_text()
@@ -167,5 +177,9 @@ def test_a_real_run_counts_what_each_mode_loses(tmp_path: Path) -> None:
     assert all(each.acknowledged > 500 for each in crashes)
     assert all(1.0 <= each.killed_after_s < 3.0 for each in crashes)
     assert all(not each.lost and not each.cancels_lost for each in crashes[2:])
+    # The log keeps all that was acknowledged, and each crash cuts some replies off.
+    assert all(each.replayed >= each.acknowledged - each.too_late for each in crashes[2:])
+    assert all(each.placed >= each.lost - each.too_late for each in crashes)
+    assert not any(each.doubled for each in crashes)
     names = {path.name for path in directory.iterdir()}
     assert names == {crash.FILE, "meta.json", "report.md", "lost.svg", "lost.png"}
