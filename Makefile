@@ -6,7 +6,7 @@ READY  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help bench-v1 bench-v2 bench-v3 bench-quick bench-all bench-publish bench-check bench-micro \
-        bench-sensitivity bench-crash notebook run-v1 run-v2 run-v3 test lint diff charts clean
+        bench-sensitivity bench-crash bench-pgbench notebook run-v1 run-v2 run-v3 test lint diff charts clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,7 +26,7 @@ bench-quick: $(READY)  ## the three cases with short trials and wide bounds (6 m
 bench-all: $(READY)  ## the three cases, and casev1 in two processes (18 minutes)
 	$(BIN)/python -m bench capacity --version v1 v1x2 v2 v3
 
-bench-publish: $(READY)  ## the same with long trials, five interleaved repeats (80 minutes)
+bench-publish: $(READY)  ## the same with long trials, five interleaved repeats (2 hours)
 	$(BIN)/python -m bench capacity --version v1 v1x2 v2 v3 --mode publish
 
 bench-check: $(READY)  ## compare with the baseline: pass, regress, inconclusive (10 minutes)
@@ -40,6 +40,9 @@ bench-sensitivity: $(READY)  ## the quick search under each profile: is the orde
 
 bench-crash: $(READY)  ## kill -9 under load, fifty times each: what is lost? (30 minutes)
 	$(BIN)/python -m bench crash
+
+bench-pgbench: $(READY)  ## the statements of casev1 without casev1: the limit of its design
+	$(BIN)/python -m bench pgbench
 
 notebook: $(READY)  ## execute notebooks/capacity.ipynb again on the newest results (half a minute)
 	$(BIN)/python -m bench notebook

@@ -20,6 +20,7 @@ _APART = {
     "notebook": ("bench.notebook_cli", "execute a notebook in place"),
     "crash": ("bench.crash_cli", "kill a case under load and count what is lost"),
     "generator": ("bench.generator_test", "show what the load generator can do"),
+    "pgbench": ("bench.pgbench", "run the statements of casev1 without casev1"),
     "micro": ("bench.micro.cli", "measure the parts of the cases, and how their costs grow"),
 }
 # What draws a run that has this file.

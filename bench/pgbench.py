@@ -1,0 +1,233 @@
+"""``python -m bench pgbench``: what PostgreSQL alone does with the statements of casev1.
+
+The statements are those of the product, in scripts for pgbench: an order that rests, one that
+trades, a cancel and the four reads, in the shares of B3's average day. Each transaction travels as
+one pipeline, and nobody decides anything between its statements. So this is what a database-only
+exchange could reach at most if its own code took no time.
+
+It is a closed loop: each of the clients sends its next transaction when the last one is answered.
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import psycopg
+
+from bench import service
+from bench.exchange_client import HarnessError
+from bench.options import Parser, between, pins_of
+from bench.report import table
+from bench.traffic import PROFILES, Kind
+from common import queries
+from common.channel import Statement
+from common.database import PLANNING, prepare_schema
+from common.model import Side
+from common.postgres import binary
+
+PROFILE = PROFILES["average"]
+# One of five orders trades, with one maker, as the average day has it.
+TRADING_SHARE = 0.2
+WARMUP_S = 3
+_BROKERS, _SYMBOLS, _RESTING = 100, 450, 18_000
+_SPREAD = 20
+# The books: asks from 1,001 up and bids from 1,000 down, so that nothing crosses.
+_FILL = f"""
+    INSERT INTO brokers
+    SELECT md5('broker' || n)::uuid, 'broker', NULL, decode(md5('key' || n), 'hex'), now()
+    FROM generate_series(0, {_BROKERS - 1}) n;
+    INSERT INTO orders
+    SELECT md5('order' || n)::uuid, n, md5('broker' || n % {_BROKERS})::uuid, '1',
+           CASE n % 2 WHEN 0 THEN 'bid' ELSE 'ask' END, 'limit', 'S' || n / 2 % {_SYMBOLS},
+           CASE n % 2 WHEN 0 THEN 1000 - n % {_SPREAD} ELSE 1001 + n % {_SPREAD} END,
+           1000000, 1000000, NULL, now() + interval '1 day', now(), NULL
+    FROM generate_series(0, {_RESTING - 1}) n;
+    ANALYZE;
+"""  # noqa: S608
+_VARIABLES = f"""\
+\\set broker random(0, {_BROKERS - 1})
+\\set maker random(0, {_RESTING - 1})
+\\set symbol :maker / 2 % {_SYMBOLS}
+\\set other random(0, {_BROKERS - 1})
+"""
+_NOW_US = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+_KEY = "decode(md5('key' || :broker), 'hex')"
+_ARRAY = "'{{' || {} || '}}'"
+# What each parameter of the statements is, as SQL with the variables of pgbench.
+_VALUES = {
+    "key_hash": _KEY,
+    "symbol": "'S' || :symbol",
+    "price": "1000",
+    "limit": "8",
+    "depth": "10",
+    "trades": "50",
+    "order_id": "md5('new' || :last)",
+    "id": "md5('new' || :last)",
+    "sequence": ":last::bigint % 1000000000",
+    "broker_id": "md5('broker' || :broker)",
+    "document_number": "'1'",
+    "side": "'bid'",
+    "order_type": "'limit'",
+    "quantity": "100",
+    "remaining_quantity": "100",
+    "close_reason": "NULL",
+    "valid_until": f"{_NOW_US} + 86400000000",
+    "created_at": _NOW_US,
+    "closed_at": "NULL",
+}
+_MAKER = {
+    "id": _ARRAY.format("md5('order' || :maker)"),
+    "remaining_quantity": "'{999900}'",
+    "close_reason": "'{NULL}'",
+    "closed_at": "'{NULL}'",
+}
+_TRADE = {
+    "id": _ARRAY.format("md5('trade' || :last)"),
+    "sequence": _ARRAY.format(":last::bigint % 1000000000"),
+    "symbol": _ARRAY.format("'S' || :symbol"),
+    "price": "'{1000}'",
+    "quantity": "'{100}'",
+    "taker_side": "'{bid}'",
+    "maker_order_id": _ARRAY.format("md5('order' || :maker)"),
+    "taker_order_id": _ARRAY.format("md5('new' || :last)"),
+    "maker_broker_id": _ARRAY.format("md5('broker' || :other)"),
+    "taker_broker_id": _ARRAY.format("md5('broker' || :broker)"),
+    "executed_at": _ARRAY.format(_NOW_US),
+}
+_BOTH = "'{{' || {0} || ',' || {1} || '}}'"
+_CASH = {
+    "broker_id": _BOTH.format(
+        "md5('broker' || :broker)", f"md5('broker' || (:broker + 1) % {_BROKERS})"
+    ),
+    "symbol": _BOTH.format("'S' || :symbol", "'S' || :symbol"),
+    "cash": "'{-100000,100000}'",
+}
+_MARKET = {"remaining_quantity": "0", "close_reason": "'filled'", "closed_at": _NOW_US}
+
+
+def written(statement: Statement, values: dict[str, str] | None = None) -> str:
+    """A statement of the product as a line of a script, its parameters filled in."""
+    known = _VALUES | (values or {})
+    text = re.sub(
+        r"\$(\d+)", lambda found: f"({known[statement.parameters[int(found[1]) - 1]]})",
+        statement.text,
+    )  # fmt: skip
+    return f"{' '.join(text.split())};"
+
+
+def transaction(*lines: str) -> str:
+    """Statements that travel together and are committed together."""
+    return "\n".join(["\\startpipeline", "BEGIN;", *lines, "COMMIT;", "\\endpipeline", ""])
+
+
+def scripts() -> dict[str, tuple[float, str]]:
+    """By name: the share of all requests, and the script."""
+    shares = dict(zip(Kind, PROFILE.kind_shares(), strict=True))
+    draw = f"{_VARIABLES}\\set last random(1, 1000000000000000)\n"
+    accept = (
+        written(queries.ACCEPT),
+        written(queries.MAKERS[Side.BID], {"price": "999"}),
+    )
+    rests = transaction(*accept, written(queries.INSERT_ORDER))
+    trades = transaction(
+        *accept,
+        written(queries.INSERT_ORDER, _MARKET),
+        written(queries.UPDATE_ORDERS, _MAKER),
+        written(queries.INSERT_TRADES, _TRADE),
+        written(queries.ADD_CASH, _CASH),
+    )
+    cancel = transaction(
+        written(queries.CANCEL), written(queries.ORDER_OWNER), written(queries.AUTHENTICATE)
+    )
+
+    def read(statement: Statement, values: dict[str, str] | None = None) -> str:
+        return _VARIABLES + transaction(written(queries.AUTHENTICATE), written(statement, values))
+
+    first = "\\set broker random(0, 99)\n"
+    return {
+        "order that rests": (shares[Kind.ORDER] * (1 - TRADING_SHARE), draw + rests),
+        "order that trades": (shares[Kind.ORDER] * TRADING_SHARE, draw + trades),
+        # The last one that this client has placed.
+        "cancel": (shares[Kind.CANCEL], first + cancel),
+        "order status": (
+            shares[Kind.STATUS],
+            read(queries.ORDER_DETAIL, {"order_id": "md5('order' || :maker)"}),
+        ),
+        "price": (shares[Kind.PRICE], read(queries.PRICE)),
+        "book": (shares[Kind.BOOK], read(queries.BOOK)),
+        "balance": (shares[Kind.BALANCE], read(queries.BALANCE)),
+    }
+
+
+def parser() -> Parser:
+    """All options with their defaults."""
+    made = Parser(prog="python -m bench pgbench", description=__doc__)
+    made.add_argument("--duration", type=between(1, 3600, int), default=30, metavar="S")
+    made.add_argument("--clients", type=between(1, 64, int), default=8, metavar="N")
+    made.add_argument("--pins", type=pins_of, metavar="PINS")
+    return made
+
+
+def main(given: Sequence[str]) -> int:
+    """Exit code 0, or 1 with one line."""
+    asked = parser().parse_args(given)
+    pins = service.default_pins() if asked.pins is None else asked.pins
+    try:
+        lines = measure(asked.clients, asked.duration, pins)
+    except HarnessError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    print("\n".join(lines))
+    return 0
+
+
+def measure(clients: int, duration_s: int, pins: dict[str, int]) -> list[str]:
+    """The table of a run on a fresh database. Raises HarnessError."""
+    with service.database(pins) as database, tempfile.TemporaryDirectory() as place:
+        prepare_schema(database.url)
+        with psycopg.connect(database.url, autocommit=True) as connection:
+            connection.execute(_FILL.encode())
+        files = []
+        for name, (share, script) in scripts().items():
+            file = Path(place) / f"{name.replace(' ', '-')}.sql"
+            file.write_text(script)
+            files += ["-f", f"{file}@{max(round(share * 1000), 1)}"]
+        options = ["-n", "-M", "prepared", "-D", "last=1", "-c", str(clients), "-j", "1"]
+        command = [str(binary("pgbench")), *options, *files]
+        core = pins.get("service")
+        pinned = [] if core is None else ["taskset", "-c", str(core)]
+        settings = " ".join(f"-c {setting}" for setting in PLANNING)
+        for seconds in (WARMUP_S, duration_s):
+            done = subprocess.run(
+                [*pinned, *command, "-T", str(seconds), database.url],
+                capture_output=True,
+                text=True,
+                check=False,
+                env={"PGOPTIONS": settings, "PATH": "/usr/bin:/bin", "LC_ALL": "C"},
+            )
+            if done.returncode:
+                raise HarnessError(done.stderr.strip().splitlines()[0])
+    return lines_of(done.stdout, list(scripts()), clients)
+
+
+def lines_of(said: str, names: Sequence[str], clients: int) -> list[str]:
+    """What pgbench says, as a table and a sentence."""
+    per_s = float(re.findall(r"^tps = ([\d.]+)", said, re.MULTILINE)[0])
+    counts = re.findall(r"^ - (\d+) transactions \(([\d.]+)% of total", said, re.MULTILINE)
+    latency_ms = re.findall(r"^ - latency average = ([\d.]+) ms", said, re.MULTILINE)
+    rows = [
+        (name, f"{int(count):,}", share, f"{float(average):.2f}")
+        for name, (count, share), average in zip(names, counts, latency_ms, strict=True)
+    ]
+    percent = 100.0 * per_s / PROFILE.requests_per_s
+    return [
+        *table(("transaction", "count", "% of all", "mean ms"), rows),
+        "",
+        f"{per_s:,.0f} transactions/s with {clients} clients: {percent:.0f} % of B3, if the "
+        "exchange's own code took no time and its latency did not matter.",
+    ]

@@ -1,0 +1,40 @@
+"""The limit of a database-only design: the statements of the product, as pgbench runs them."""
+
+import re
+
+import pytest
+
+from bench import pgbench
+from common import queries
+from common.model import Side
+
+
+def test_the_shares_are_those_of_the_average_day() -> None:
+    shares = {name: share for name, (share, _) in pgbench.scripts().items()}
+    assert sum(shares.values()) == pytest.approx(1.0)
+    orders = shares["order that rests"] + shares["order that trades"]
+    assert orders == pytest.approx(700.0 / pgbench.PROFILE.requests_per_s)
+    assert shares["cancel"] == pytest.approx(245.0 / pgbench.PROFILE.requests_per_s)
+
+
+def test_a_statement_is_written_with_all_its_parameters_filled_in() -> None:
+    for statement in (queries.ACCEPT, queries.MAKERS[Side.BID], queries.CANCEL, queries.BOOK):
+        line = pgbench.written(statement)
+        assert not re.search(r"\$\d", line)
+        assert "\n" not in line
+        assert line.startswith(" ".join(statement.text.split())[:20])
+
+
+def test_every_statement_of_an_order_of_casev1_is_in_a_script() -> None:
+    trading = pgbench.scripts()["order that trades"][1]
+    for table in ("INTO orders", "UPDATE orders", "INTO trades", "INTO balances"):
+        assert table in trading
+
+
+def test_a_run_counts_every_kind_of_transaction(capsys: pytest.CaptureFixture[str]) -> None:
+    assert pgbench.main(["--duration", "2", "--clients", "2"]) == 0
+    said = capsys.readouterr().out
+    for name in pgbench.scripts():
+        [count] = re.findall(rf"^\| {name} +\| +([\d,]+) \|", said, re.MULTILINE)
+        assert int(count.replace(",", "")) > 0
+    assert re.search(r"transactions/s with 2 clients: \d+ % of B3", said)
