@@ -12,9 +12,11 @@ from typing import Any
 from IPython.display import Image, Markdown
 from matplotlib.figure import Figure
 
-from bench import records, sensitivity, sensitivity_charts, sensitivity_report
+from bench import crash, crash_report, records, sensitivity, sensitivity_charts, sensitivity_report
 from bench.capacity import LAYOUT
 from bench.exchange_client import HarnessError
+from bench.micro import charts as micro_charts
+from bench.micro import report as micro_report
 from bench.tables import newest_of, newest_published
 
 NOT_PUBLISHED = (
@@ -70,6 +72,30 @@ def sensitivity_of(results: Path) -> list[Markdown | Image]:
     said = [f"{run.name}:", *records.doubts(_meta(run)), "", *sensitivity_report.lines_of(found)]
     hints = [f"- {hint}" for hint in sensitivity_report.READING]
     return [markdown(said), picture(sensitivity_charts.orders(found)), markdown(hints)]
+
+
+def crashes_of(results: Path) -> list[Markdown | Image]:
+    """Table and chart of the newest crashes, or that there are none."""
+    run = newest_of(crash.LAYOUT, results)
+    crashes = crash_report.read(run) if run else []
+    if run is None or not crashes:
+        return [Markdown("No run is there yet; make one with `make bench-crash`.")]
+    said = [f"{run.name}:", *records.doubts(_meta(run)), "", *crash_report.lines_of(crashes)]
+    return [markdown(said), picture(crash_report.lost(crashes))]
+
+
+def micro_of(results: Path) -> list[Markdown | Image]:
+    """Charts and tables of the newest micro-benchmarks, or that there are none."""
+    run = newest_of(micro_report.LAYOUT, results)
+    lines = micro_report.read(run) if run else []
+    if run is None or not lines:
+        return [Markdown("No run is there yet; make one with `make bench-micro`.")]
+    shown: list[Markdown | Image] = [markdown([f"{run.name}:", *records.doubts(_meta(run))])]
+    for title, curves in micro_report.CHARTS.values():
+        own = [line for line in lines if line.curve in curves]
+        if own:
+            shown += [picture(micro_charts.picture(title, own)), markdown(micro_report.tables(own))]
+    return shown
 
 
 def _meta(run: Path) -> dict[str, Any]:

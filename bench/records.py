@@ -136,7 +136,7 @@ def meta(command: str, conditions: dict[str, Any]) -> dict[str, Any]:
 def doubts(meta: dict[str, Any]) -> list[str]:
     """What a report says of a run that is not all it should be; paragraphs of Markdown."""
     said = {"partial": "**Not complete.**", "void": "**VOID: an audit failed.**"}
-    return [line for name, text in said.items() if meta[name] for line in ("", text)]
+    return [line for name, text in said.items() if meta.get(name) for line in ("", text)]
 
 
 def write_json(path: Path, content: Any) -> None:

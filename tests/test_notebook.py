@@ -5,11 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
+from IPython.display import Image, Markdown
 from synthetic import capacity_run, sensitivity_run
 
 from bench import capacity, notebook, notebook_cli, sensitivity
@@ -184,6 +186,20 @@ def test_without_a_published_run_the_newest_one_is_shown_and_said_to_be_none(
     assert notebook.NOT_PUBLISHED in said
     assert "Not complete" in said
     assert "make bench-sensitivity" in notebook.sensitivity_of(tmp_path)[0].data
+
+
+@pytest.mark.parametrize(
+    ("shown", "target"),
+    [(notebook.crashes_of, "make bench-crash"), (notebook.micro_of, "make bench-micro")],
+)
+def test_what_has_been_measured_besides_is_shown_with_its_pictures(
+    shown: Callable[[Path], list[Any]], target: str, tmp_path: Path
+) -> None:
+    [missing] = shown(tmp_path)
+    assert target in missing.data
+    parts = shown(ROOT / "results")
+    assert any(isinstance(part, Image) for part in parts)
+    assert any(isinstance(part, Markdown) and "| " in part.data for part in parts)
 
 
 def test_without_any_run_it_says_how_to_make_one(tmp_path: Path) -> None:
