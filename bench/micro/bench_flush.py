@@ -15,7 +15,7 @@ from common.changes import Changes
 from common.channel import Question
 from common.engine import Engine
 from common.model import Order, Trade
-from common.queries import INSERT_ORDERS
+from common.queries import INSERT_ORDER, INSERT_ORDERS
 from common.writer import Writer
 
 ROUNDS = 10
@@ -69,6 +69,13 @@ def bench_encode(benchmark: Benchmark, size: int) -> None:
 
     def check(given: tuple[Changes, list[Question]]) -> None:
         changes, statements = given
+        if size == 1:
+            alone = dict(statements)[INSERT_ORDER]
+            [order] = changes.created.values()
+            assert alone["id"] == f"{order.id:032x}"
+            assert alone["price"] == order.price
+            assert alone["remaining_quantity"] == order.remaining_quantity
+            return
         written = dict(statements)[INSERT_ORDERS]
         assert written["id"] == f"{{{','.join(f'{each:032x}' for each in changes.created)}}}"
         for column in ("price", "remaining_quantity"):
