@@ -30,6 +30,7 @@ from common.errors import (
     MethodNotAllowed,
     NotFound,
     TooLarge,
+    TooSlow,
     Unauthorized,
     Unavailable,
 )
@@ -54,6 +55,7 @@ STATUS_OF: dict[type[ExchangeError], HTTPStatus] = {
     MethodNotAllowed: HTTPStatus.METHOD_NOT_ALLOWED,
     IdReused: HTTPStatus.CONFLICT,
     TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    TooSlow: HTTPStatus.REQUEST_TIMEOUT,
     InvalidField: HTTPStatus.UNPROCESSABLE_ENTITY,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
@@ -67,7 +69,7 @@ class Call:
     ``request`` is None for one that came whole, with nothing left to be read.
     """
 
-    __slots__ = ("_content", "_message", "_request", "exchange", "name")
+    __slots__ = ("_content", "_message", "_patience_s", "_request", "exchange", "name")
 
     def __init__(
         self,
@@ -76,7 +78,10 @@ class Call:
         request: web.BaseRequest | None,
         exchange: Exchange,
         name: str,
+        *,
+        patience_s: float,
     ) -> None:
+        self._patience_s = patience_s
         self._message = message
         self._content = content
         self._request = request
@@ -100,19 +105,22 @@ class Call:
         if request is None or self._content.is_eof():
             body = self._content.read_nowait()
         else:
-            body = await rest_of_body(request)
+            body = await rest_of_body(request, self._patience_s)
         if len(body) > BODY_MAX_BYTES:
             raise TooLarge(f"the body is larger than {BODY_MAX_BYTES} bytes")
         return body
 
 
-async def rest_of_body(request: web.BaseRequest) -> bytes:
-    """A body that arrives in pieces. Raises TooLarge, MalformedBody."""
+async def rest_of_body(request: web.BaseRequest, patience_s: float) -> bytes:
+    """A body that arrives in pieces. Raises TooLarge, MalformedBody, TooSlow."""
     asked = request.headers.get("Expect", "").lower() == "100-continue"
     if asked and request.version == HttpVersion11 and request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     try:
-        return await request.read()
+        async with asyncio.timeout(patience_s):
+            return await request.read()
+    except TimeoutError:
+        raise TooSlow(f"the body did not arrive within {patience_s:g} s") from None
     except web.HTTPRequestEntityTooLarge:
         raise TooLarge(f"the body is larger than {BODY_MAX_BYTES} bytes") from None
     except web.RequestPayloadError:
@@ -161,7 +169,14 @@ class Api:
             # Bodies of 16 KiB need no compression, and what is not unpacked is no bomb.
             "auto_decompress": False,
         }
-        return Server(self, answer=self.answer, options=options, request_factory=bounded)
+        return Server(
+            self,
+            answer=self.answer,
+            options=options,
+            patience_s=self._settings.client_patience_s,
+            connections_max=self._settings.connections_max,
+            request_factory=bounded,
+        )
 
     async def drained(self, patience_s: float) -> None:
         """Wait until the requests that have arrived are answered, also those still arriving.
@@ -206,7 +221,10 @@ class Api:
             if "%" in path:
                 path = unquote(path)
             handler, name = self._find(message.method, path)
-            return await handler(Call(message, content, request, self._exchange, name))
+            patience_s = self._settings.client_patience_s
+            return await handler(
+                Call(message, content, request, self._exchange, name, patience_s=patience_s)
+            )
         except ExchangeError as error:
             return error_reply(error)
         except ConnectionError:

@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
 from types import coroutine
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import HttpVersion11, web
 from aiohttp.http import RawRequestMessage
@@ -22,6 +22,12 @@ from aiohttp.streams import StreamReader
 from common.reply import Reply
 
 BODY_MAX_BYTES = 16 * 1024
+LOOK_AT_CLIENTS_S = 0.25
+_TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+_TOO_MANY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n"
+    b"Connection: close\r\n\r\n"
+)
 # With more than a thousand connections ready, libuv may read from them again and again, for
 # seconds, before anything else of the event loop runs, the flush among it. After so many answers
 # the rest of the loop is asked to run; after twice as many it goes first.
@@ -32,13 +38,39 @@ Answer = Callable[[RawRequestMessage, StreamReader], Answering]
 
 
 class Server(web.Server):
-    """aiohttp's low-level server; ``answer`` is asked for what can go the short way."""
+    """aiohttp's low-level server; ``answer`` is asked for what can go the short way.
 
-    def __init__(self, handler: Any, *, answer: Answer, options: dict[str, Any], **more: Any):
+    A client has ``patience_s`` for a request to arrive and for a reply to be read, and
+    ``connections_max`` is how many may be open at once.
+    """
+
+    def __init__(
+        self,
+        handler: Any,
+        *,
+        answer: Answer,
+        options: dict[str, Any],
+        patience_s: float,
+        connections_max: int,
+        **more: Any,
+    ):
         super().__init__(handler, **more, **options)
         self._answer = answer
         self._options = options
         self._answers = 0
+        self._patience_s = patience_s
+        self._connections_max = connections_max
+
+    def is_full(self) -> bool:
+        """Whether there are more connections than may be."""
+        return len(self._connections) > self._connections_max
+
+    async def drop_slow(self) -> None:
+        """Close the connections that keep us waiting; to be called regularly."""
+        since_s = self._loop.time() - self._patience_s
+        for connection in self.connections:
+            assert isinstance(connection, Connection)
+            connection.drop_if_slow(since_s)
 
     def may_answer(self) -> bool:
         """Whether one more may be answered before the rest of the event loop has had its turn."""
@@ -58,7 +90,7 @@ class Connection(web.RequestHandler):
     """One connection. While it is ``_busy``, a request of it is being answered the short way;
     ``_mixed`` says that others went aiohttp's way."""
 
-    __slots__ = ("_answer", "_busy", "_mixed", "_server", "_task")
+    __slots__ = ("_answer", "_arriving_s", "_busy", "_mixed", "_server", "_task", "_unread_s")
 
     def __init__(
         self,
@@ -73,6 +105,36 @@ class Connection(web.RequestHandler):
         self._busy = False
         self._mixed = False
         self._task: asyncio.Task[None] | None = None
+        # Since when a request has been arriving, and a reply has been waiting to be read.
+        self._arriving_s: float | None = None
+        self._unread_s: float | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if self._server.is_full():
+            # The transports of uvloop have the methods but not the base class.
+            cast(asyncio.WriteTransport, transport).write(_TOO_MANY)
+            self.force_close()
+
+    def pause_writing(self) -> None:
+        """More waits to be read than the transport likes to keep."""
+        super().pause_writing()
+        self._unread_s = self._loop.time()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unread_s = None
+
+    def drop_if_slow(self, since_s: float) -> None:
+        """Close it if its request or its reply has been on the way since before then."""
+        transport = self.transport
+        if transport is None:
+            return
+        if self._unread_s is not None and self._unread_s < since_s:
+            transport.abort()
+        elif self._arriving_s is not None and self._arriving_s < since_s:
+            transport.write(_TOO_SLOW)
+            self.force_close()
 
     def data_received(self, data: bytes) -> None:
         """Parse, and answer what is whole; replies leave in the order of the requests."""
@@ -80,12 +142,18 @@ class Connection(web.RequestHandler):
         if waiter is None or waiter.done():  # aiohttp is at work on a request, or about to be
             self._mixed = True
             super().data_received(data)
+            if self._messages or self._current_request is not None:
+                self._arriving_s = None  # whole, or its handler waits for the rest
+            elif self._arriving_s is None:
+                self._arriving_s = self._loop.time()
             return
         self._waiter = None  # so that aiohttp parses and does not wake its own way
         super().data_received(data)
         self._waiter = waiter
         if self._busy:
             return
+        if not self._messages and self._arriving_s is None:
+            self._arriving_s = self._loop.time()
         if self._server.may_answer():
             self._serve()
         else:
@@ -111,6 +179,8 @@ class Connection(web.RequestHandler):
                 self._leave_to_aiohttp()
                 return
             if not content.is_eof():
+                if self._arriving_s is None:
+                    self._arriving_s = self._loop.time()
                 # The rest brings us back here, unless it will not be taken or is not understood.
                 if content.total_bytes > BODY_MAX_BYTES or content.exception() is not None:
                     self._leave_to_aiohttp()
@@ -118,6 +188,7 @@ class Connection(web.RequestHandler):
             messages.popleft()
             parser.message_consumed()
             self._busy = True
+            self._arriving_s = None
             if self._buffer_paused and len(messages) <= self._msg_queue_resume_size:
                 self._resume_reading_if_drained()
             elif self._mixed and not messages:
@@ -128,6 +199,7 @@ class Connection(web.RequestHandler):
 
     def _leave_to_aiohttp(self) -> None:
         self._mixed = True
+        self._arriving_s = None  # what has not come yet, its handler waits for
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 

@@ -67,6 +67,12 @@ class TooLarge(ExchangeError):
     code = "body_too_large"
 
 
+class TooSlow(ExchangeError):
+    """The body does not arrive in time."""
+
+    code = "request_timeout"
+
+
 class Unavailable(ExchangeError):
     """The exchange cannot take this now; the same request may succeed in ``retry_after_s``."""
 

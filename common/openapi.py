@@ -15,6 +15,7 @@ _ERRORS = {
     "403": "another broker's order",
     "404": "not there",
     "405": "another method is expected",
+    "408": "the request did not arrive in time",
     "409": "the client_order_id names another order",
     "413": "the body is larger than 16 KiB",
     "422": "a field is wrong",

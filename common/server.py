@@ -15,9 +15,11 @@ import uvloop
 from aiohttp import web
 
 from common.api import Api
+from common.connection import LOOK_AT_CLIENTS_S
 from common.database import prepare_schema
 from common.errors import StartError
 from common.exchange import Exchange
+from common.periodic import every
 from common.postgres import EmbeddedPostgres
 from common.processes import supervise
 from common.settings import Settings, read_settings
@@ -105,9 +107,8 @@ async def serve(open_exchange: OpenExchange, settings: Settings, database_url: s
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with open_exchange(settings, database_url) as exchange:
         api = Api(exchange, settings)
-        runner = web.ServerRunner(
-            api.server(), handle_signals=False, shutdown_timeout=CLOSE_PATIENCE_S
-        )
+        server = api.server()
+        runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=CLOSE_PATIENCE_S)
         await runner.setup()
         site = web.TCPSite(
             runner,
@@ -124,7 +125,8 @@ async def serve(open_exchange: OpenExchange, settings: Settings, database_url: s
                 raise cannot_serve(settings, error) from None
             spare_the_collector()
             log.info("serving on http://%s:%d", settings.host, settings.port)
-            await stop.wait()
+            async with every(LOOK_AT_CLIENTS_S, server.drop_slow):
+                await stop.wait()
             await site.stop()  # nobody new; who is connected gets an answer
             await api.drained(SHUTDOWN_PATIENCE_S)
         finally:

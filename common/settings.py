@@ -23,6 +23,11 @@ class Settings:
     processes: int
     # EXCHANGE_SHARE_PORT: 1 lets other processes of the same user serve the port too.
     share_port: bool
+    # EXCHANGE_CLIENT_PATIENCE_S: for a request to arrive and for a reply to be read; afterwards the
+    # connection is closed, so that slow clients hold neither memory nor places for long.
+    client_patience_s: int
+    # EXCHANGE_CONNECTIONS_MAX: more than so many at once are refused with 503.
+    connections_max: int
     # EXCHANGE_DATABASE_URL: a PostgreSQL of your own; unset, an embedded one is started, stopped.
     database_url: str | None
     # EXCHANGE_DATA_DIR: where the embedded database lives and logs.
@@ -71,6 +76,8 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         port=read.integer("EXCHANGE_PORT", 8000, 1, 65535),
         processes=read.integer("EXCHANGE_PROCESSES", 1, 1, 64),
         share_port=read.flag("EXCHANGE_SHARE_PORT"),
+        client_patience_s=read.integer("EXCHANGE_CLIENT_PATIENCE_S", 10, 1, 3600),
+        connections_max=read.integer("EXCHANGE_CONNECTIONS_MAX", 10_000, 1, 10**6),
         database_url=read.text("EXCHANGE_DATABASE_URL"),
         data_dir=data_dir,
         admin_api_key=read.text("EXCHANGE_ADMIN_API_KEY"),

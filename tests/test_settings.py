@@ -19,6 +19,8 @@ INTEGERS = [
     ("EXCHANGE_POOL_WAIT_MS", "pool_wait_ms", 2000, 1, 60_000),
     ("EXCHANGE_CLOSED_AGE_S", "closed_age_s", 600, 0, 10**7),
     ("EXCHANGE_CLOSED_MAX", "closed_max", 1_000_000, 0, 10**8),
+    ("EXCHANGE_CLIENT_PATIENCE_S", "client_patience_s", 10, 1, 3600),
+    ("EXCHANGE_CONNECTIONS_MAX", "connections_max", 10_000, 1, 10**6),
     ("EXCHANGE_RETRY_WINDOW_S", "retry_window_s", 600, 1, 86_400),
     ("EXCHANGE_RETRY_MAX", "retry_max", 1_000_000, 1, 10**8),
     ("EXCHANGE_WEBHOOK_QUEUE_MAX", "webhook_queue_max", 10_000, 1, 10**7),
