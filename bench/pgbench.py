@@ -6,13 +6,16 @@ one pipeline, and nobody decides anything between its statements. So this is wha
 exchange could reach at most if its own code took no time.
 
 It is a closed loop: each of the clients sends its next transaction when the last one is answered.
+Afterwards the database must hold what the transactions should have left in it.
 """
 
+import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psycopg
@@ -126,7 +129,8 @@ def transaction(*lines: str) -> str:
 def scripts() -> dict[str, tuple[float, str]]:
     """By name: the share of all requests, and the script."""
     shares = dict(zip(Kind, PROFILE.kind_shares(), strict=True))
-    draw = f"{_VARIABLES}\\set last random(1, 1000000000000000)\n"
+    # The last order of a client, and whose it is: what its next cancel closes.
+    draw = f"{_VARIABLES}\\set last random(1, 1000000000000000)\n\\set owner :broker\n"
     accept = (
         written(queries.ACCEPT),
         written(queries.MAKERS[Side.BID], {"price": "999"}),
@@ -146,12 +150,10 @@ def scripts() -> dict[str, tuple[float, str]]:
     def read(statement: Statement, values: dict[str, str] | None = None) -> str:
         return _VARIABLES + transaction(written(queries.AUTHENTICATE), written(statement, values))
 
-    first = "\\set broker random(0, 99)\n"
     return {
         "order that rests": (shares[Kind.ORDER] * (1 - TRADING_SHARE), draw + rests),
         "order that trades": (shares[Kind.ORDER] * TRADING_SHARE, draw + trades),
-        # The last one that this client has placed.
-        "cancel": (shares[Kind.CANCEL], first + cancel),
+        "cancel": (shares[Kind.CANCEL], "\\set broker :owner\n" + cancel),
         "order status": (
             shares[Kind.STATUS],
             read(queries.ORDER_DETAIL, {"order_id": "md5('order' || :maker)"}),
@@ -197,32 +199,66 @@ def measure(clients: int, duration_s: int, pins: dict[str, int]) -> list[str]:
             file = Path(place) / f"{name.replace(' ', '-')}.sql"
             file.write_text(script)
             files += ["-f", f"{file}@{max(round(share * 1000), 1)}"]
-        options = ["-n", "-M", "prepared", "-D", "last=1", "-c", str(clients), "-j", "1"]
+        options = ["-n", "-M", "prepared", "-D", "last=1", "-D", "owner=0"]
+        options += ["-c", str(clients), "-j", "1"]
         command = [str(binary("pgbench")), *options, *files]
         core = pins.get("service")
         pinned = [] if core is None else ["taskset", "-c", str(core)]
         settings = " ".join(f"-c {setting}" for setting in PLANNING)
         for seconds in (WARMUP_S, duration_s):
+            before = stored(database.url)
             done = subprocess.run(
                 [*pinned, *command, "-T", str(seconds), database.url],
                 capture_output=True,
                 text=True,
                 check=False,
-                env={"PGOPTIONS": settings, "PATH": "/usr/bin:/bin", "LC_ALL": "C"},
+                env=os.environ | {"PGOPTIONS": settings, "LC_ALL": "C"},
             )
             if done.returncode:
                 raise HarnessError(done.stderr.strip().splitlines()[0])
-    return lines_of(done.stdout, list(scripts()), clients)
+        done_there = stored(database.url) - before
+    counts = counted(done.stdout)
+    check(counts, done_there)
+    return lines_of(done.stdout, counts, clients)
 
 
-def lines_of(said: str, names: Sequence[str], clients: int) -> list[str]:
+def stored(url: str) -> Counter[str]:
+    """How many orders, trades and cancelled orders the database holds."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        row = connection.execute(
+            "SELECT count(*), count(*) FILTER (WHERE close_reason = 'cancelled'),"
+            " (SELECT count(*) FROM trades) FROM orders"
+        ).fetchone()
+    assert row is not None
+    return Counter(orders=row[0], cancelled=row[1], trades=row[2])
+
+
+def counted(said: str) -> dict[str, int]:
+    """How many transactions of each kind pgbench says it has made."""
+    counts = re.findall(r"^ - (\d+) transactions \(", said, re.MULTILINE)
+    return dict(zip(scripts(), map(int, counts), strict=True))
+
+
+def check(counts: Mapping[str, int], done: Mapping[str, int]) -> None:
+    """Raise HarnessError unless the transactions have left in the database what they should.
+
+    A cancel may find its order closed already; most do not.
+    """
+    orders, trades = counts["order that rests"], counts["order that trades"]
+    if (done["orders"], done["trades"]) != (orders + trades, trades):
+        raise HarnessError(f"pgbench made {counts}, and the database holds {dict(done)} of it")
+    if not counts["cancel"] / 3 <= done["cancelled"] <= counts["cancel"]:
+        raise HarnessError(f"of {counts['cancel']} cancels {done['cancelled']} closed an order")
+
+
+def lines_of(said: str, counts: Mapping[str, int], clients: int) -> list[str]:
     """What pgbench says, as a table and a sentence."""
     per_s = float(re.findall(r"^tps = ([\d.]+)", said, re.MULTILINE)[0])
-    counts = re.findall(r"^ - (\d+) transactions \(([\d.]+)% of total", said, re.MULTILINE)
     latency_ms = re.findall(r"^ - latency average = ([\d.]+) ms", said, re.MULTILINE)
+    made = sum(counts.values())
     rows = [
-        (name, f"{int(count):,}", share, f"{float(average):.2f}")
-        for name, (count, share), average in zip(names, counts, latency_ms, strict=True)
+        (name, f"{count:,}", f"{100.0 * count / made:.1f}", f"{float(average):.2f}")
+        for (name, count), average in zip(counts.items(), latency_ms, strict=True)
     ]
     percent = 100.0 * per_s / PROFILE.requests_per_s
     return [

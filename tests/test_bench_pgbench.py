@@ -5,6 +5,7 @@ import re
 import pytest
 
 from bench import pgbench
+from bench.exchange_client import HarnessError
 from common import queries
 from common.model import Side
 
@@ -29,6 +30,27 @@ def test_every_statement_of_an_order_of_casev1_is_in_a_script() -> None:
     trading = pgbench.scripts()["order that trades"][1]
     for table in ("INTO orders", "UPDATE orders", "INTO trades", "INTO balances"):
         assert table in trading
+
+
+COUNTS = {"order that rests": 40, "order that trades": 10, "cancel": 15}
+
+
+def test_what_the_database_should_hold_passes() -> None:
+    pgbench.check(COUNTS, {"orders": 50, "trades": 10, "cancelled": 12})
+
+
+@pytest.mark.parametrize(
+    "done",
+    [
+        {"orders": 49, "trades": 10, "cancelled": 12},
+        {"orders": 50, "trades": 11, "cancelled": 12},
+        {"orders": 50, "trades": 10, "cancelled": 4},
+        {"orders": 50, "trades": 10, "cancelled": 16},
+    ],
+)
+def test_a_run_that_did_not_do_what_it_says_is_none(done: dict[str, int]) -> None:
+    with pytest.raises(HarnessError):
+        pgbench.check(COUNTS, done)
 
 
 def test_a_run_counts_every_kind_of_transaction(capsys: pytest.CaptureFixture[str]) -> None:
