@@ -209,7 +209,8 @@ class _Scene:
         recovery_s = self.victim.start_again()
         sent = checking.sent(self.market, tape, load, {})
         found = uvloop.run(_found(self.victim.service, self.brokers, sent))
-        lost = [i for i, id in enumerate(load.order_ids) if id and found[id] is None]
+        acknowledged = [i for i, id in enumerate(load.order_ids) if id]
+        lost = [i for i in acknowledged if found[load.order_ids[i]] is None]
         gone = {load.order_ids[i] for i in lost}
         still_open = {id for id, order in found.items() if order and order.status == "open"}
         again = uvloop.run(
@@ -231,7 +232,7 @@ class _Scene:
             replayed=len(again.replayed),
             placed=len(again.placed),
             too_late=len(again.too_late),
-            doubled=len(again.doubled([i for i, id in enumerate(load.order_ids) if id], lost)),
+            doubled=len(again.placed.keys() & set(acknowledged) - set(lost)),
         )
         kept = {id: order for id, order in sent.acknowledged.items() if id not in gone}
         known = {i: id for i, id in (again.replayed | again.placed).items() if id not in kept}
@@ -321,16 +322,11 @@ async def _found(
 
 @dataclass
 class _Again:
-    """What the orders got that were sent again, by position in the tape: the ids where they have
-    one."""
+    """What came of the orders that were sent again: their ids by position in the tape."""
 
     replayed: dict[int, str] = field(default_factory=dict)
     placed: dict[int, str] = field(default_factory=dict)
     too_late: list[int] = field(default_factory=list)
-
-    def doubled(self, acknowledged: list[int], lost: list[int]) -> set[int]:
-        """Those that were placed though they were there."""
-        return (set(acknowledged) - set(lost)) & set(self.placed)
 
 
 def _orders_sent(spec: Spec, tape: Tape, load: Load) -> dict[int, bytes]:

@@ -439,17 +439,19 @@ _open_columns = (
     orders.c.created_at,
 )
 
+
+def _lock(kind: str, name: str) -> ColumnElement[Any]:
+    """Wait for the lock of a kind on the parameter of that name; it is held until the commit."""
+    return func.pg_advisory_xact_lock(
+        literal_column(kind), func.hashtext(bindparam(name, type_=Text))
+    )
+
+
 # ---- orders that are sent again ----
 
 _of_client = orders.c.id == client_orders.c.order_id
 # Of two orders with one id that come at once, the second waits here and then finds the first.
-LOCK_CLIENT_ORDER = compiled(
-    select(
-        func.pg_advisory_xact_lock(
-            literal_column("2"), func.hashtext(bindparam("client_order_id", type_=Text))
-        )
-    )
-)
+LOCK_CLIENT_ORDER = compiled(select(_lock("2", "client_order_id")))
 EARLIER_ORDER = compiled(
     select(*_open_columns, _close_reason)
     .join_from(client_orders, orders, _of_client)
@@ -479,17 +481,14 @@ def earlier_order_of(row: Row) -> Order:
 
 # ---- matching in the database ----
 
-# Whoever changes the book of a symbol holds this lock until the commit. Locking the rows that were
-# found is not enough: of two orders that cross each other and come at once, neither would see the
-# other's row, and both would rest.
-_symbol_lock = func.pg_advisory_xact_lock(
-    literal_column("1"), func.hashtext(bindparam("symbol", type_=Text))
-)
+# Whoever changes the book of a symbol holds its lock. Locking the rows that were found is not
+# enough: of two orders that cross each other and come at once, neither would see the other's row,
+# and both would rest.
 # What an order is stamped with once it holds the lock: whose it is, its place, and the time. The
 # columns of a row are evaluated in their order.
 ACCEPT = compiled(
     select(
-        _symbol_lock,
+        _lock("1", "symbol"),
         brokers.c.id,
         brokers.c.webhook_url,
         func.nextval(literal_column("'order_sequence'")),

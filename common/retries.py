@@ -7,9 +7,12 @@ window from the acceptance of its order; afterwards it may name a new one.
 
 from collections import OrderedDict
 
+from msgspec import structs
+
 from common.errors import IdReused, Overloaded
 from common.ids import format_id
 from common.model import NewOrder, Order, Replayed
+from common.views import receipt_of
 
 
 def replayed(new_order: NewOrder, earlier: Order) -> Replayed:
@@ -19,9 +22,7 @@ def replayed(new_order: NewOrder, earlier: Order) -> Replayed:
             f"client_order_id: it names the order {format_id(earlier.id)}, which differs from this "
             "one; send the same order again, or a new one with a new id"
         )
-    return Replayed(
-        format_id(earlier.id), "open" if earlier.is_open else "closed", earlier.remaining_quantity
-    )
+    return Replayed(*structs.astuple(receipt_of(earlier)))
 
 
 class Retries:

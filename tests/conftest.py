@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from client import Service, assert_no_error, eventually
+from client import Broker, Service, assert_no_error, eventually
 
 from common.postgres import EmbeddedPostgres
 
@@ -210,3 +210,13 @@ def service(used_service: Service) -> Service:
     """A running, empty service."""
     used_service.reset()
     return used_service
+
+
+@pytest.fixture
+def alice(service: Service) -> Broker:
+    return service.register("Alice")
+
+
+@pytest.fixture
+def bob(service: Service) -> Broker:
+    return service.register("Bob")

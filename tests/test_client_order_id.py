@@ -11,16 +11,6 @@ from conftest import StartService
 OWN_ID = "order 7/2026~"
 
 
-@pytest.fixture
-def alice(service: Service) -> Broker:
-    return service.register("Alice")
-
-
-@pytest.fixture
-def bob(service: Service) -> Broker:
-    return service.register("Bob")
-
-
 def send(broker: Broker, body: dict[str, object]) -> Reply:
     return broker.request("POST", "/orders", body)
 

@@ -1,17 +1,6 @@
 """Prices, books and balances over HTTP."""
 
-import pytest
-from client import Broker, Service
-
-
-@pytest.fixture
-def alice(service: Service) -> Broker:
-    return service.register("Alice")
-
-
-@pytest.fixture
-def bob(service: Service) -> Broker:
-    return service.register("Bob")
+from client import Broker
 
 
 def trade(

@@ -25,16 +25,6 @@ DETAIL_FIELDS = {
 TRADE_FIELDS = {"trade_id", "price", "quantity", "counterparty_broker", "executed_at"}
 
 
-@pytest.fixture
-def alice(service: Service) -> Broker:
-    return service.register("Alice")
-
-
-@pytest.fixture
-def bob(service: Service) -> Broker:
-    return service.register("Bob")
-
-
 def fills(detail: dict[str, Any]) -> list[tuple[int, int, str]]:
     return [(t["price"], t["quantity"], t["counterparty_broker"]) for t in detail["trades"]]
 

@@ -22,6 +22,7 @@ from common.model import Side
 README = Path(__file__).resolve().parents[1] / "casev1" / "README.md"
 STATEMENTS: dict[str, Statement] = {
     "AUTHENTICATE": queries.AUTHENTICATE,
+    "EARLIER_ORDER": queries.EARLIER_ORDER,
     "ACCEPT": queries.ACCEPT,
     "MAKERS of a bid": queries.MAKERS[Side.BID],
     "MAKERS of an ask": queries.MAKERS[Side.ASK],
@@ -55,6 +56,9 @@ FILL = """
     INSERT INTO balances
     SELECT md5('broker' || b)::uuid, 'S' || s, 1
     FROM generate_series(0, 99) b, generate_series(0, 44) s;
+    INSERT INTO client_orders
+    SELECT md5('broker' || n % 100)::uuid, 'own' || n, md5('order' || n)::uuid, now()
+    FROM generate_series(1, 20000) n;
 """
 CLOSE_ALL = """
     UPDATE orders SET close_reason = 'cancelled', closed_at = now() WHERE close_reason IS NULL;
