@@ -315,6 +315,9 @@ class WriteAheadLog:
                 return
 
     def _fail(self, error: Exception) -> None:
+        """Only once: a write and the next segment may both find the disk broken."""
+        if self._failed:
+            return
         self._failed = True
         self._on_failure(error)
         for wait in (*self._gathering_waits, *(self._writing_waits or ())):
