@@ -1,11 +1,11 @@
 """The flush queue of the cases that match in memory.
 
 What has changed gathers here, one entry an order however often it changes. Every few milliseconds
-all of it goes to PostgreSQL in one transaction, in one round trip, together with the sequence
-number up to which the data now reaches. One flush is in flight; the next takes what has gathered
-meanwhile. A flush that fails is tried again, the very same one, until it succeeds: nothing is
-skipped, and a number in the database tells a lost reply from a lost commit, so nothing is applied
-twice.
+it goes to PostgreSQL in one transaction, in one round trip, together with the sequence number up to
+which the data now reaches. One flush is in flight; the next takes what has gathered meanwhile. If
+that is much, it is made ready in pieces as they fill, which follow each other without a pause. A
+flush that fails is tried again, the very same one, until it succeeds: nothing is skipped, and a
+number in the database tells a lost reply from a lost commit, so nothing is applied twice.
 """
 
 import asyncio
@@ -33,6 +33,9 @@ RETRY_MIN_S = 0.05
 RETRY_MAX_S = 2.0
 TAKEOVER_PATIENCE_S = 5.0
 AGES_KEPT = 1000  # half a minute of flushes
+# So many changes at most are made ready at once. That costs about 10 us each, in which the event
+# loop answers nobody, and all that gathers while a flush is slow would cost it in one piece.
+FLUSH_MAX = 1000
 _LOCK = statement_of(f"SELECT pg_try_advisory_lock({WRITER_LOCK})")
 
 log = logging.getLogger(__name__)
@@ -84,7 +87,9 @@ class Writer:
         self._pending_max = pending_max
         self._patience_s = patience_s
         self._batch = Batch()
+        self._ready: deque[Flush] = deque()
         self._in_flight: Flush | None = None
+        self._taken = 0  # changes that are ready or in flight
         self._channel: Channel | None = None
         self._stopping = asyncio.Event()
         # Held while a flush is in flight; whoever else holds it keeps the next one back.
@@ -92,6 +97,7 @@ class Writer:
         self.sequence = 0
         self.flushed_sequence = 0
         self._flush_number = 0
+        self._ready_number = 0
         self._flush_ms = 0.0
         self._loop_lag_ms = 0.0
         self._failures = 0
@@ -109,8 +115,7 @@ class Writer:
 
     def pending(self) -> int:
         """Changes that are not in the database yet."""
-        in_flight = len(self._in_flight.batch.changes) if self._in_flight else 0
-        return len(self._batch.changes) + in_flight
+        return len(self._batch.changes) + self._taken
 
     def record(
         self,
@@ -131,6 +136,8 @@ class Writer:
 
     def _gathering(self, sequence: int) -> Changes:
         """The changes to add to, which wait from now on."""
+        if len(self._batch.changes) >= FLUSH_MAX:
+            self._make_ready()
         self.sequence = sequence
         if self._batch.since_s is None:
             self._batch.since_s = time.monotonic()
@@ -138,9 +145,10 @@ class Writer:
 
     async def until_stored(self, order_id: int) -> None:
         """Wait until all that is known of the order is in the database. Raises Unavailable."""
-        in_flight = self._in_flight.batch if self._in_flight else None
-        for batch in (self._batch, in_flight):
-            if batch is not None and order_id in batch.changes:
+        in_flight = [self._in_flight] if self._in_flight else []
+        taken = [flush.batch for flush in (*in_flight, *self._ready)]
+        for batch in (self._batch, *reversed(taken)):
+            if order_id in batch.changes:
                 try:
                     await within(self._patience_s, batch.stored.wait())
                 except TimeoutError:
@@ -187,36 +195,43 @@ class Writer:
         self, before: Callable[[], Awaitable[None]], on_saved: Callable[[Flush], None]
     ) -> None:
         due_s = time.monotonic()
-        while not self._stopping.is_set() or len(self._batch.changes):
-            due_s = max(due_s + self._interval_s, time.monotonic())
-            with suppress(TimeoutError):
-                async with asyncio.timeout(due_s - time.monotonic()):
-                    await self._stopping.wait()
-            if not self._stopping.is_set():
-                self._loop_lag_ms = max(0.0, time.monotonic() - due_s) * 1000
+        while not self._stopping.is_set() or self.pending():
+            if not self._ready:
+                due_s = max(due_s + self._interval_s, time.monotonic())
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(due_s - time.monotonic()):
+                        await self._stopping.wait()
+                if not self._stopping.is_set():
+                    self._loop_lag_ms = max(0.0, time.monotonic() - due_s) * 1000
             await before()
             async with self.idle:
-                if len(self._batch.changes):
+                if self.pending():
                     on_saved(await self._flush())
 
     async def _flush(self) -> Flush:
-        flush = self._in_flight = self._take()
+        if not self._ready:
+            self._make_ready()
+        flush = self._in_flight = self._ready.popleft()
         await self._write_until_done(flush)
         self._in_flight = None
+        self._taken -= len(flush.batch.changes)
         self._write_ages_ms.append(flush.batch.age_s() * 1000)
         flush.batch.stored.set()
         return flush
 
-    def _take(self) -> Flush:
-        """The batch as it is now, ready to be sent; a new one gathers from here."""
+    def _make_ready(self) -> None:
+        """The batch as it is now becomes a flush; a new one gathers from here."""
         batch, self._batch = self._batch, Batch()
-        return Flush(
+        self._taken += len(batch.changes)
+        self._ready_number += 1
+        flush = Flush(
             batch=batch,
             sequence=self.sequence,
-            number=self._flush_number + 1,
+            number=self._ready_number,
             statements=batch.changes.statements(),
             closed=batch.changes.closed(),
         )
+        self._ready.append(flush)
 
     async def _write_until_done(self, flush: Flush) -> None:
         """Write one flush, however long the database is gone meanwhile."""
@@ -267,7 +282,7 @@ class Writer:
             raise
         if self._in_flight is None:
             self.sequence = self.flushed_sequence = stored_sequence
-            self._flush_number = stored_number
+            self._flush_number = self._ready_number = stored_number
         return channel
 
     def _disconnect(self) -> None:
@@ -277,7 +292,8 @@ class Writer:
 
     def age_s(self) -> float:
         """How long the oldest change that is not in the database has waited."""
-        return (self._in_flight.batch if self._in_flight else self._batch).age_s()
+        taken = self._in_flight or next(iter(self._ready), None)
+        return (taken.batch if taken else self._batch).age_s()
 
     def figures(self) -> dict[str, float]:
         """For /health."""
@@ -308,6 +324,9 @@ class Writer:
     def forget(self) -> None:
         """Drop what has gathered, because everything was emptied. To be called while ``idle``."""
         self._batch = Batch()
+        self._ready.clear()
+        self._taken = 0
+        self._ready_number = self._flush_number
         self.sequence = self.flushed_sequence = 0
 
 

@@ -1,0 +1,114 @@
+"""The flush queue against a real PostgreSQL: what is much is written in pieces."""
+
+import asyncio
+from collections.abc import Callable
+from uuid import UUID
+
+import psycopg
+import uvloop
+from conftest import NewDatabase
+
+from bench import traffic
+from bench.replay import Command, Outcome, carry_out, commands
+from common.database import prepare_schema
+from common.engine import Engine
+from common.writer import FLUSH_MAX, Flush, Writer
+
+AVERAGE = traffic.PROFILES["average"]
+PATIENCE_S = 30.0
+SCALE, SECONDS = 10.0, 60.0
+# An order whose shares are not where its trades say.
+WRONG = """
+    SELECT id FROM orders LEFT JOIN (
+        SELECT maker_order_id AS id, sum(quantity) AS traded FROM trades GROUP BY 1
+    ) made USING (id) LEFT JOIN (
+        SELECT taker_order_id AS id, sum(quantity) AS traded FROM trades GROUP BY 1
+    ) took USING (id)
+    WHERE quantity <> remaining_quantity + coalesce(made.traded, 0) + coalesce(took.traded, 0)
+"""
+
+
+def recorded(writer: Writer) -> Engine:
+    """A minute of a small market, all that it has changed waiting for the writer."""
+    market = traffic.market(AVERAGE, 1, SCALE)
+    tape = traffic.tape(AVERAGE, 1, SCALE, SECONDS, reads=False)
+    engine = Engine()
+    for command in commands(market, tape):
+        record(writer, command, carry_out(engine, command))
+    return engine
+
+
+def record(writer: Writer, command: Command, outcome: Outcome) -> None:
+    if outcome.ended:
+        writer.record_closed(writer.sequence, outcome.ended)
+    if command.cancels:
+        writer.record_closed(writer.sequence, outcome.touched)
+    else:
+        order = command.order
+        writer.record(order.sequence, order, outcome.trades, outcome.touched, ())
+
+
+async def nothing() -> None:
+    """All is durable."""
+
+
+def opened(url: str) -> Writer:
+    return Writer(url, flush_interval_s=0.03, pending_max=10**6, patience_s=PATIENCE_S)
+
+
+def flush_all(writer: Writer, on_saved: Callable[[Flush], None]) -> None:
+    async def run() -> None:
+        async with (
+            asyncio.timeout(PATIENCE_S),
+            writer.opened(),
+            writer.flushing(nothing, on_saved, PATIENCE_S),
+        ):
+            recorded(writer)
+
+    uvloop.run(run())
+
+
+def test_what_has_gathered_is_written_in_pieces_that_each_fit_together(
+    new_database: NewDatabase,
+) -> None:
+    url = new_database()
+    prepare_schema(url)
+    writer, sizes, reached = opened(url), list[int](), list[int]()
+    with psycopg.connect(url, autocommit=True) as connection:
+
+        def on_saved(flush: Flush) -> None:
+            assert connection.execute(WRONG).fetchall() == []
+            sizes.append(len(flush.batch.changes))
+            reached.append(writer.flushed_sequence)
+
+        flush_all(writer, on_saved)
+        [(trades,)] = connection.execute("SELECT count(*) FROM trades").fetchall()
+    assert trades > 100, "there was something to be torn apart"
+    assert len(sizes) >= 5
+    assert max(sizes) < 1.1 * FLUSH_MAX, "an order with all its trades is not torn apart"
+    assert writer.pending() == 0
+    assert reached == sorted(reached)
+    assert reached[-1] == writer.sequence
+
+
+def test_who_waits_for_an_order_waits_for_its_last_change(new_database: NewDatabase) -> None:
+    url = new_database()
+    prepare_schema(url)
+    writer = opened(url)
+
+    async def run() -> UUID:
+        async with asyncio.timeout(PATIENCE_S), writer.opened():
+            engine = recorded(writer)
+            first = next(iter(engine.open_orders.values()))
+            engine.cancel(first, first.created_at_us)
+            writer.record_closed(writer.sequence, [first])
+            waiting = asyncio.create_task(writer.until_stored(first.id))
+            async with writer.flushing(nothing, lambda _: None, PATIENCE_S):
+                await waiting
+                assert writer.flushed_sequence == writer.sequence
+        return UUID(int=first.id)
+
+    cancelled = uvloop.run(run())
+    with psycopg.connect(url) as connection:
+        state = connection.execute("SELECT close_reason FROM orders WHERE id = %s", [cancelled])
+        assert state.fetchall() == [("cancelled",)]
