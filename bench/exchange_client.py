@@ -6,6 +6,7 @@ Everything goes through the public API, on the client of the load generator.
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -24,6 +25,7 @@ PAGE = 500
 SEED_LIFE_S = traffic.ONE_DAY_S
 CONNECT_PATIENCE_S = 5.0
 PATIENCE_S = 60.0
+RETRY_S = 0.2
 
 
 class HarnessError(Exception):
@@ -106,18 +108,26 @@ class Session:
         self._pool.send(self._next, data)
         return answer
 
-    async def ask(self, data: bytes, expected: int = 200) -> bytes:
-        """The body of the expected answer. Raises HarnessError for any other."""
+    async def ask(self, data: bytes, expected: int = 200, *, again: bool = False) -> bytes:
+        """The body of the expected answer. Raises HarnessError for any other.
+
+        With ``again`` a request that an overloaded service refuses is repeated for a while.
+        """
         async with asyncio.timeout(PATIENCE_S):
             outcome, body = await self.send(data)
+            while again and outcome == HTTPStatus.SERVICE_UNAVAILABLE:
+                await asyncio.sleep(RETRY_S)
+                outcome, body = await self.send(data)
         if outcome != expected:
             line = data.partition(b" HTTP/")[0].decode()
             raise HarnessError(f"{line} answered {name(outcome)}: {body[:200].decode()}")
         return body
 
-    async def get(self, key: str, path: str, answer: type[Answer]) -> Answer:
+    async def get(
+        self, key: str, path: str, answer: type[Answer], *, again: bool = False
+    ) -> Answer:
         """GET ``path``, decoded. Raises HarnessError when the answer is not as promised."""
-        body = await self.ask(wire.get(self.target.host_header, key, path))
+        body = await self.ask(wire.get(self.target.host_header, key, path), again=again)
         try:
             return msgspec.json.decode(body, type=answer)
         except msgspec.MsgspecError as error:
@@ -237,10 +247,12 @@ async def final_state(
             key,
             f"/stocks/{symbols[number]}/book?depth={audit.BOOK_DEPTH_MAX}",
             wire.BookDepth,
+            again=True,
         ),
     )
     balances = await _all(
-        brokers, lambda number: session.get(brokers[number].key, "/balance", wire.Balance)
+        brokers,
+        lambda number: session.get(brokers[number].key, "/balance", wire.Balance, again=True),
     )
     return FinalState(
         held=[held for page in pages for held in page],
@@ -255,7 +267,8 @@ async def _orders_of(session: Session, number: int, key: str) -> list[audit.Held
     held: list[audit.Held] = []
     cursor = ""
     while True:
-        page = await session.get(key, f"/orders?limit={PAGE}{cursor}", wire.OrderPage)
+        path = f"/orders?limit={PAGE}{cursor}"
+        page = await session.get(key, path, wire.OrderPage, again=True)
         held += [audit.Held(number, order) for order in page.orders]
         if page.next_cursor is None:
             return held
@@ -265,10 +278,12 @@ async def _orders_of(session: Session, number: int, key: str) -> list[audit.Held
 async def _trade_count(session: Session) -> int | None:
     """What the exchange counts itself; None where it is not asked to (EXCHANGE_DEBUG)."""
     target = session.target
-    outcome, body = await session.send(
-        wire.get(target.host_header, target.admin_key, "/debug/trade-count")
-    )
-    return msgspec.json.decode(body, type=dict[str, int])["count"] if outcome == 200 else None
+    data = wire.get(target.host_header, target.admin_key, "/debug/trade-count")
+    outcome, _ = await session.send(data)
+    if outcome == HTTPStatus.NOT_FOUND:
+        return None
+    body = await session.ask(data, again=True)
+    return msgspec.json.decode(body, type=dict[str, int])["count"]
 
 
 async def _all(items: Sequence[object], ask: Callable[[int], Awaitable[Answer]]) -> list[Answer]:

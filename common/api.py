@@ -29,6 +29,7 @@ from common.errors import (
     MalformedBody,
     MethodNotAllowed,
     NotFound,
+    Overloaded,
     TooLarge,
     TooSlow,
     Unauthorized,
@@ -39,6 +40,7 @@ from common.ids import parse_id
 from common.metrics import render_metrics
 from common.model import AVERAGE_TRADES_MAX, BOOK_DEPTH_MAX, Replayed
 from common.openapi import describe, render_docs
+from common.overload import Overload
 from common.reply import Reply, Response
 from common.routes import ROUTES, Access
 from common.settings import Settings
@@ -59,6 +61,9 @@ STATUS_OF: dict[type[ExchangeError], HTTPStatus] = {
     InvalidField: HTTPStatus.UNPROCESSABLE_ENTITY,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
+
+# What tells how a service does must be answered above all when it does badly.
+NEVER_REFUSED = ("/health", "/metrics")
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +146,7 @@ class Api:
         self._in_flight = 0
         self._stopping = False
         self._idle = asyncio.Event()
+        self._overload = Overload(time.monotonic())
         # By path, and for paths with a variable second part by what stands around it.
         self._fixed: dict[str, dict[str, Handler]] = {}
         self._variable: dict[tuple[str, str], dict[str, Handler]] = {}
@@ -178,6 +184,10 @@ class Api:
             request_factory=bounded,
         )
 
+    async def beat(self) -> None:
+        """Notice whether the event loop comes round in time; to be called every ``BEAT_S``."""
+        self._overload.beat(time.monotonic())
+
     async def drained(self, patience_s: float) -> None:
         """Wait until the requests that have arrived are answered, also those still arriving.
 
@@ -200,16 +210,22 @@ class Api:
         request: web.BaseRequest | None = None,
     ) -> Reply:
         """The reply to any request; ``content`` is its body, ``request`` who brings the rest."""
-        self._in_flight += 1
-        try:
-            reply = await self._reply_to(message, content, request)
-        finally:
-            self._in_flight -= 1
-            if self._stopping and not self._in_flight:
-                self._idle.set()
+        if self._overload.is_behind and self._refuses(message):
+            reply = overloaded_reply()
+        else:
+            self._in_flight += 1
+            try:
+                reply = await self._reply_to(message, content, request)
+            finally:
+                self._in_flight -= 1
+                if self._stopping and not self._in_flight:
+                    self._idle.set()
         reply.closes = self._stopping
         self._answered[reply.status] += 1
         return reply
+
+    def _refuses(self, message: RawRequestMessage) -> bool:
+        return not self._overload.admits(time.monotonic()) and message.path not in NEVER_REFUSED
 
     async def _reply_to(
         self, message: RawRequestMessage, content: StreamReader, request: web.BaseRequest | None
@@ -336,6 +352,16 @@ def json_error(
     status: HTTPStatus, code: str, detail: str, headers: dict[str, str] | None = None
 ) -> Reply:
     return Reply(wire.encode(wire.ErrorBody(code, detail)), status, headers=headers or None)
+
+
+_OVERLOADED = wire.encode(
+    wire.ErrorBody(Overloaded.code, "more requests come than can be answered; retry later")
+)
+
+
+def overloaded_reply() -> Reply:
+    """The reply to what is not even looked at."""
+    return Reply(_OVERLOADED, HTTPStatus.SERVICE_UNAVAILABLE, headers={"Retry-After": "1"})
 
 
 def for_broker(handler: BrokerHandler) -> Handler:

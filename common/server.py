@@ -19,6 +19,7 @@ from common.connection import LOOK_AT_CLIENTS_S
 from common.database import prepare_schema
 from common.errors import StartError
 from common.exchange import Exchange
+from common.overload import BEAT_S
 from common.periodic import every
 from common.postgres import EmbeddedPostgres
 from common.processes import supervise
@@ -125,7 +126,7 @@ async def serve(open_exchange: OpenExchange, settings: Settings, database_url: s
                 raise cannot_serve(settings, error) from None
             spare_the_collector()
             log.info("serving on http://%s:%d", settings.host, settings.port)
-            async with every(LOOK_AT_CLIENTS_S, server.drop_slow):
+            async with every(LOOK_AT_CLIENTS_S, server.drop_slow), every(BEAT_S, api.beat):
                 await stop.wait()
             await site.stop()  # nobody new; who is connected gets an answer
             await api.drained(SHUTDOWN_PATIENCE_S)
