@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import crash, sensitivity, traffic_command, trials
+from bench import crash, overload, sensitivity, traffic_command, trials
 from bench.exchange_client import HarnessError
 from bench.micro.report import RAW
 from bench.records import DEFAULT_DIRECTORY, layout_of
@@ -19,6 +19,7 @@ _APART = {
     "sensitivity": ("bench.sensitivity_cli", "search under each profile of traffic"),
     "notebook": ("bench.notebook_cli", "execute a notebook in place"),
     "crash": ("bench.crash_cli", "kill a case under load and count what is lost"),
+    "overload": ("bench.overload_cli", "offer a case far more than it can answer"),
     "generator": ("bench.generator_test", "show what the load generator can do"),
     "pgbench": ("bench.pgbench", "run the statements of casev1 without casev1"),
     "micro": ("bench.micro.cli", "measure the parts of the cases, and how their costs grow"),
@@ -74,6 +75,8 @@ def _module_of(run: Path) -> Any:
         name = "bench.sensitivity_charts"
     elif layout_of(run) == crash.LAYOUT:
         name = "bench.crash_report"
+    elif layout_of(run) == overload.LAYOUT:
+        name = "bench.overload_report"
     else:
         names = (module for file, module in _DRAWING.items() if (run / file).exists())
         name = next(names, "bench.charts")

@@ -1,4 +1,4 @@
-"""CPU seconds by process, from /proc: the service, and each role of PostgreSQL."""
+"""CPU seconds and memory by process, from /proc: the service, and each role of PostgreSQL."""
 
 import contextlib
 import os
@@ -38,6 +38,16 @@ def cpu_seconds(service_pid: int, postmaster_pid: int | None) -> dict[str, float
         used[POSTGRES + _role(pid, postmaster_pid)] += processes[pid].own_ticks
         used[POSTGRES + "backends"] += processes[pid].ended_ticks
     return {name: ticks / os.sysconf("SC_CLK_TCK") for name, ticks in used.items()}
+
+
+def resident_bytes(pid: int) -> int:
+    """The memory that a process and its descendants hold; 0 without /proc."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    total = 0
+    for each in _family(_all_processes(), pid):
+        with contextlib.suppress(OSError):
+            total += int(Path(f"/proc/{each}/statm").read_text().split()[1]) * page
+    return total
 
 
 def role_of(title: str) -> str:

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import msgspec
@@ -43,6 +43,13 @@ class Start(msgspec.Struct, frozen=True):
     epoch_s: float
 
 
+class Stage(msgspec.Struct, frozen=True):
+    """A part of a schedule in which ``share`` of its scale is offered."""
+
+    duration_s: float
+    share: float
+
+
 class Spec(msgspec.Struct, frozen=True):
     """What to send where. Times are seconds; ``scale`` is percent.
 
@@ -68,12 +75,21 @@ class Spec(msgspec.Struct, frozen=True):
     start: Start | None = None
     # With a prefix, each order has a client_order_id: this and its position in the tape.
     client_order_prefix: str | None = None
+    # Which together are as long as warm-up and measured part; none: the whole scale all the time.
+    stages: list[Stage] = []
 
     def tape(self) -> Tape:
         """The tape of this run, the same in every process that asks."""
         profile = traffic.PROFILES[self.profile]
-        length_s = self.warmup_s + self.duration_s
-        return traffic.tape(profile, self.seed, self.scale, length_s, self.reads)
+        if not self.stages:
+            length_s = self.warmup_s + self.duration_s
+            return traffic.tape(profile, self.seed, self.scale, length_s, self.reads)
+        # Poisson arrivals at a changing rate are those at a steady one on a clock that stretches.
+        durations_s = [stage.duration_s for stage in self.stages]
+        steady_s = [stage.duration_s * stage.share for stage in self.stages]
+        tape = traffic.tape(profile, self.seed, self.scale, sum(steady_s), self.reads)
+        ends_s, steady_ends_s = np.cumsum([0.0, *durations_s]), np.cumsum([0.0, *steady_s])
+        return replace(tape, intended_s=np.interp(tape.intended_s, steady_ends_s, ends_s))
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
