@@ -8,8 +8,8 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -29,7 +29,6 @@ from common.errors import (
     MalformedBody,
     MethodNotAllowed,
     NotFound,
-    Overloaded,
     TooLarge,
     TooSlow,
     Unauthorized,
@@ -40,7 +39,7 @@ from common.ids import parse_id
 from common.metrics import render_metrics
 from common.model import AVERAGE_TRADES_MAX, BOOK_DEPTH_MAX, Replayed
 from common.openapi import describe, render_docs
-from common.overload import Overload
+from common.overload import BEAT_S, Overload
 from common.reply import Reply, Response
 from common.routes import ROUTES, Access
 from common.settings import Settings
@@ -178,15 +177,31 @@ class Api:
         return Server(
             self,
             answer=self.answer,
+            refuses=self.refuses,
             options=options,
             patience_s=self._settings.client_patience_s,
             connections_max=self._settings.connections_max,
             request_factory=bounded,
         )
 
-    async def beat(self) -> None:
-        """Notice whether the event loop comes round in time; to be called every ``BEAT_S``."""
-        self._overload.beat(time.monotonic())
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Notice in the block whether the event loop comes round in time.
+
+        By a timer, not a task: a task is woken behind all requests that have come until then.
+        """
+        loop = asyncio.get_running_loop()
+        beats: list[asyncio.TimerHandle] = []
+
+        def beat() -> None:
+            self._overload.beat(time.monotonic())
+            beats[:] = [loop.call_later(BEAT_S, beat)]
+
+        beat()
+        try:
+            yield
+        finally:
+            beats[0].cancel()
 
     async def drained(self, patience_s: float) -> None:
         """Wait until the requests that have arrived are answered, also those still arriving.
@@ -210,22 +225,25 @@ class Api:
         request: web.BaseRequest | None = None,
     ) -> Reply:
         """The reply to any request; ``content`` is its body, ``request`` who brings the rest."""
-        if self._overload.is_behind and self._refuses(message):
-            reply = overloaded_reply()
-        else:
-            self._in_flight += 1
-            try:
-                reply = await self._reply_to(message, content, request)
-            finally:
-                self._in_flight -= 1
-                if self._stopping and not self._in_flight:
-                    self._idle.set()
+        self._in_flight += 1
+        try:
+            reply = await self._reply_to(message, content, request)
+        finally:
+            self._in_flight -= 1
+            if self._stopping and not self._in_flight:
+                self._idle.set()
         reply.closes = self._stopping
         self._answered[reply.status] += 1
         return reply
 
-    def _refuses(self, message: RawRequestMessage) -> bool:
-        return not self._overload.admits(time.monotonic()) and message.path not in NEVER_REFUSED
+    def refuses(self, message: RawRequestMessage) -> bool:
+        """Whether a request is not even looked at, because more come than can be answered."""
+        if not self._overload.is_behind or message.path in NEVER_REFUSED:
+            return False
+        refused = not self._overload.admits(time.monotonic())
+        if refused:
+            self._answered[503] += 1
+        return refused
 
     async def _reply_to(
         self, message: RawRequestMessage, content: StreamReader, request: web.BaseRequest | None
@@ -352,16 +370,6 @@ def json_error(
     status: HTTPStatus, code: str, detail: str, headers: dict[str, str] | None = None
 ) -> Reply:
     return Reply(wire.encode(wire.ErrorBody(code, detail)), status, headers=headers or None)
-
-
-_OVERLOADED = wire.encode(
-    wire.ErrorBody(Overloaded.code, "more requests come than can be answered; retry later")
-)
-
-
-def overloaded_reply() -> Reply:
-    """The reply to what is not even looked at."""
-    return Reply(_OVERLOADED, HTTPStatus.SERVICE_UNAVAILABLE, headers={"Retry-After": "1"})
 
 
 def for_broker(handler: BrokerHandler) -> Handler:

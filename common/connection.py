@@ -19,7 +19,7 @@ from aiohttp import HttpVersion11, web
 from aiohttp.http import RawRequestMessage
 from aiohttp.streams import StreamReader
 
-from common.reply import Reply
+from common.reply import OVERLOADED, Reply
 
 BODY_MAX_BYTES = 16 * 1024
 LOOK_AT_CLIENTS_S = 0.25
@@ -35,10 +35,12 @@ HALF_TURN = 128
 
 Answering = Coroutine[Any, Any, Reply]
 Answer = Callable[[RawRequestMessage, StreamReader], Answering]
+Refuses = Callable[[RawRequestMessage], bool]
 
 
 class Server(web.Server):
-    """aiohttp's low-level server; ``answer`` is asked for what can go the short way.
+    """aiohttp's low-level server; ``answer`` is asked for what can go the short way, unless it
+    ``refuses`` that.
 
     A client has ``patience_s`` for a request to arrive and for a reply to be read, and
     ``connections_max`` is how many may be open at once.
@@ -49,6 +51,7 @@ class Server(web.Server):
         handler: Any,
         *,
         answer: Answer,
+        refuses: Refuses,
         options: dict[str, Any],
         patience_s: float,
         connections_max: int,
@@ -56,6 +59,7 @@ class Server(web.Server):
     ):
         super().__init__(handler, **more, **options)
         self._answer = answer
+        self._refuses = refuses
         self._options = options
         self._answers = 0
         self._patience_s = patience_s
@@ -83,25 +87,36 @@ class Server(web.Server):
         self._answers = 0
 
     def __call__(self) -> web.RequestHandler:
-        return Connection(self, self._answer, self._loop, self._options)
+        return Connection(self, self._answer, self._refuses, self._loop, self._options)
 
 
 class Connection(web.RequestHandler):
     """One connection. While it is ``_busy``, a request of it is being answered the short way;
     ``_mixed`` says that others went aiohttp's way."""
 
-    __slots__ = ("_answer", "_arriving_s", "_busy", "_mixed", "_server", "_task", "_unread_s")
+    __slots__ = (
+        "_answer",
+        "_arriving_s",
+        "_busy",
+        "_mixed",
+        "_refuses",
+        "_server",
+        "_task",
+        "_unread_s",
+    )
 
     def __init__(
         self,
         manager: Server,
         answer: Answer,
+        refuses: Refuses,
         loop: asyncio.AbstractEventLoop,
         options: dict[str, Any],
     ) -> None:
         super().__init__(manager, loop=loop, **options)
         self._server = manager
         self._answer = answer
+        self._refuses = refuses
         self._busy = False
         self._mixed = False
         self._task: asyncio.Task[None] | None = None
@@ -195,7 +210,10 @@ class Connection(web.RequestHandler):
                 # Of a request that it takes before it is whole aiohttp counts one too many as
                 # waiting, so it may have stopped parsing early.
                 self.data_received(b"")
-            self._begin(self._answer(message, content))
+            if self._refuses(message):
+                self._send(OVERLOADED)
+            else:
+                self._begin(self._answer(message, content))
 
     def _leave_to_aiohttp(self) -> None:
         self._mixed = True
@@ -217,12 +235,15 @@ class Connection(web.RequestHandler):
         self._serve()
 
     def _end(self, reply: Reply) -> None:
-        """Send the reply; the next request waits for who is slow to read."""
+        self._send(reply.encode(), closes=reply.closes)
+
+    def _send(self, reply: bytes, *, closes: bool = False) -> None:
+        """The reply to a request; the next one waits for who is slow to read."""
         self._busy = False
         if self.transport is None:
             return  # the client has gone
-        self.transport.write(reply.encode())
-        if reply.closes:
+        self.transport.write(reply)
+        if closes:
             self.force_close()
         elif self.writing_paused:
             self._busy = True

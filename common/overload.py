@@ -1,9 +1,9 @@
 """What a service that has fallen behind still takes on.
 
 Requests wait in their sockets until the event loop comes round to them. More than it can answer
-make each round longer, and soon everybody waits for seconds. So a service that is behind answers
-for a part of each round and refuses what else has come, which costs it a third of an answer: those
-that it takes on are served in time, and the others are told at once that they may try again.
+make each round longer, and soon everybody waits for seconds. So a service that is behind refuses
+what may have waited too long already, which costs it less than an answer: those that it takes on
+are served in time, and the others are told at once that they may try again.
 """
 
 # How often to look whether the event loop comes round in time.
@@ -12,9 +12,9 @@ BEAT_S = 0.010
 # pause after which the service catches up by itself.
 LATE_S = 0.025
 LATE_BEATS = 3
-# For how much of a round a service that is behind takes requests on, and how long after the last
-# refusal it counts as behind.
-TAKING_S = 0.020
+# Who is behind refuses what may have waited longer than this, and counts as behind until it has
+# refused nobody for a while.
+WAIT_MAX_S = 0.050
 CALM_S = 1.0
 
 
@@ -23,14 +23,14 @@ class Overload:
 
     def __init__(self, now_s: float) -> None:
         self.is_behind = False
-        self._round_s = now_s
+        self._round_s = self._previous_round_s = now_s
         self._refused_s = now_s
         self._late_beats = 0
 
     def beat(self, now_s: float) -> None:
         """To be called ``BEAT_S`` after the last time, by a loop that is not late."""
         late = now_s - self._round_s - BEAT_S > LATE_S
-        self._round_s = now_s
+        self._previous_round_s, self._round_s = self._round_s, now_s
         self._late_beats = self._late_beats + 1 if late else 0
         if self._late_beats >= LATE_BEATS and not self.is_behind:
             self.is_behind = True
@@ -39,8 +39,11 @@ class Overload:
             self.is_behind = now_s - self._refused_s < CALM_S
 
     def admits(self, now_s: float) -> bool:
-        """Whether one more request is taken on in this round."""
-        if not self.is_behind or now_s - self._round_s < TAKING_S:
+        """Whether one more request is taken on in this round.
+
+        When it came nobody knows, but it was after the last round had begun to look.
+        """
+        if not self.is_behind or now_s - self._previous_round_s < WAIT_MAX_S:
             return True
         self._refused_s = now_s
         return False

@@ -19,7 +19,6 @@ from common.connection import LOOK_AT_CLIENTS_S
 from common.database import prepare_schema
 from common.errors import StartError
 from common.exchange import Exchange
-from common.overload import BEAT_S
 from common.periodic import every
 from common.postgres import EmbeddedPostgres
 from common.processes import supervise
@@ -126,8 +125,9 @@ async def serve(open_exchange: OpenExchange, settings: Settings, database_url: s
                 raise cannot_serve(settings, error) from None
             spare_the_collector()
             log.info("serving on http://%s:%d", settings.host, settings.port)
-            async with every(LOOK_AT_CLIENTS_S, server.drop_slow), every(BEAT_S, api.beat):
-                await stop.wait()
+            with api.watching():
+                async with every(LOOK_AT_CLIENTS_S, server.drop_slow):
+                    await stop.wait()
             await site.stop()  # nobody new; who is connected gets an answer
             await api.drained(SHUTDOWN_PATIENCE_S)
         finally:
