@@ -6,8 +6,8 @@ READY  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help bench-v1 bench-v2 bench-v3 bench-quick bench-all bench-publish bench-check bench-micro \
-        bench-sensitivity bench-crash bench-overload bench-pgbench notebook run-v1 run-v2 run-v3 \
-        test lint diff charts clean
+        bench-sensitivity bench-crash bench-overload bench-growth bench-pgbench notebook run-v1 \
+        run-v2 run-v3 test lint diff charts clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ bench-crash: $(READY)  ## kill -9 under load, fifty times each: what is lost? (3
 
 bench-overload: $(READY)  ## three times the capacity for a minute, and back (6 minutes)
 	$(BIN)/python -m bench overload
+
+bench-growth: $(READY)  ## is a case slower with 10,000,000 orders in its tables? (20 minutes)
+	$(BIN)/python -m bench growth
 
 bench-pgbench: $(READY)  ## the statements of casev1 without casev1: the limit of its design (1 minute)
 	$(BIN)/python -m bench pgbench

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import crash, overload, sensitivity, traffic_command, trials
+from bench import crash, growth, overload, sensitivity, traffic_command, trials
 from bench.exchange_client import HarnessError
 from bench.micro.report import RAW
 from bench.records import DEFAULT_DIRECTORY, layout_of
@@ -20,11 +20,18 @@ _APART = {
     "notebook": ("bench.notebook_cli", "execute a notebook in place"),
     "crash": ("bench.crash_cli", "kill a case under load and count what is lost"),
     "overload": ("bench.overload_cli", "offer a case far more than it can answer"),
+    "growth": ("bench.growth_cli", "ask a case again and again as its history grows"),
     "generator": ("bench.generator_test", "show what the load generator can do"),
     "pgbench": ("bench.pgbench", "run the statements of casev1 without casev1"),
     "micro": ("bench.micro.cli", "measure the parts of the cases, and how their costs grow"),
 }
-# What draws a run that has this file.
+# What draws a run of this layout, or one that has this file.
+_OF_LAYOUT = {
+    sensitivity.LAYOUT: "bench.sensitivity_charts",
+    crash.LAYOUT: "bench.crash_report",
+    overload.LAYOUT: "bench.overload_report",
+    growth.LAYOUT: "bench.growth_report",
+}
 _DRAWING = {trials.FILE: "bench.capacity_charts", RAW: "bench.micro.charts"}
 
 
@@ -71,12 +78,9 @@ def draw_all(directories: list[Path]) -> list[Path]:
 
 def _module_of(run: Path) -> Any:
     """What draws a run; without a sign of another kind it is one at fixed loads."""
-    if layout_of(run) == sensitivity.LAYOUT:
-        name = "bench.sensitivity_charts"
-    elif layout_of(run) == crash.LAYOUT:
-        name = "bench.crash_report"
-    elif layout_of(run) == overload.LAYOUT:
-        name = "bench.overload_report"
+    layout = layout_of(run)
+    if layout in _OF_LAYOUT:
+        name = _OF_LAYOUT[layout]
     else:
         names = (module for file, module in _DRAWING.items() if (run / file).exists())
         name = next(names, "bench.charts")

@@ -10,12 +10,12 @@ from bench import crash, records, service
 from bench.crash import Course, Options, promises_all
 from bench.exchange_client import HarnessError
 from bench.options import (
-    INTERRUPTED,
     SCALE_MAX,
     SCALE_MIN,
     SEED_MAX,
     Parser,
     between,
+    carried_out,
     one_of,
     pins_of,
     stop_on_signals,
@@ -88,18 +88,13 @@ def main(given: Sequence[str]) -> int:
 def measure(options: Options, directory: Path, command: str, printer: Printer) -> int:
     """All cases one after the other; what is over stays, whatever comes after it."""
     found: list[str] = []
-    code = 0
-    try:
+
+    def work() -> None:
         for label in options.cases:
             printer.say(f"{label}: starting a database and filling the books")
-            course = crash.run(options, label, directory, printer.say)
-            found += faults(course)
-    except HarnessError as error:
-        print(error, file=sys.stderr)
-        code = 1
-    except KeyboardInterrupt:
-        printer.say("interrupted; the crashes until then are kept")
-        code = INTERRUPTED
+            found.extend(faults(crash.run(options, label, directory, printer.say)))
+
+    code = carried_out(work, printer, "the crashes")
     conditions = {
         "layout": crash.LAYOUT,
         "options": options,

@@ -36,7 +36,7 @@ BEFORE, DURING, AFTER = "before", "overload", "after"
 SHARE_BESIDE = 0.5
 BEFORE_S, AFTER_S = 10.0, 20.0
 # One generator beside PostgreSQL on its core does no more.
-OFFERED_MAX_PER_S = 18_000.0
+OFFERED_MAX_PER_S = 40_000.0
 NORMAL_MS = 50.0
 _MEMORY_EVERY_S = 0.25
 _BUSY = 503

@@ -16,12 +16,12 @@ from bench.exchange_client import HarnessError
 from bench.options import (
     DURATION_MAX_S,
     DURATION_MIN_S,
-    INTERRUPTED,
     SCALE_MAX,
     SCALE_MIN,
     SEED_MAX,
     Parser,
     between,
+    carried_out,
     one_of,
     pins_of,
     stop_on_signals,
@@ -113,20 +113,16 @@ def capacities(cases: Sequence[str], given: dict[str, float]) -> dict[str, float
 def measure(options: Options, directory: Path, command: str, printer: Printer) -> int:
     """All cases one after the other; what is over stays, whatever comes after it."""
     faults: list[str] = []
-    code = 0
-    try:
+
+    def work() -> None:
         with beside_the_generator(options.pins):
             for label in options.cases:
                 flood = overload.run(options, label, printer.say)
-                faults += [f"{label}: {fault}" for fault in flood.faults]
+                faults.extend(f"{label}: {fault}" for fault in flood.faults)
                 with (directory / overload.FILE).open("ab") as file:
                     file.write(msgspec.json.encode(flood) + b"\n")
-    except HarnessError as error:
-        print(error, file=sys.stderr)
-        code = 1
-    except KeyboardInterrupt:
-        printer.say("interrupted; the cases until then are kept")
-        code = INTERRUPTED
+
+    code = carried_out(work, printer, "the cases")
     conditions = {
         "layout": overload.LAYOUT,
         "options": options,
