@@ -6,8 +6,8 @@ READY  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help bench-v1 bench-v2 bench-v3 bench-quick bench-all bench-publish bench-check bench-micro \
-        bench-sensitivity bench-crash bench-overload bench-growth bench-pgbench notebook run-v1 \
-        run-v2 run-v3 test lint diff charts clean
+        bench-sensitivity bench-crash bench-overload bench-growth bench-day bench-flame \
+        bench-pgbench notebook run-v1 run-v2 run-v3 test lint diff charts clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,12 @@ bench-overload: $(READY)  ## three times the capacity for a minute, and back (6 
 
 bench-growth: $(READY)  ## is a case slower with 10,000,000 orders in its tables? (20 minutes)
 	$(BIN)/python -m bench growth
+
+bench-day: $(READY)  ## two million orders as one run: is the end like the beginning? (6 minutes)
+	$(BIN)/python -m bench day
+
+bench-flame: $(READY)  ## a flame graph of each case at 80 % of its capacity (3 minutes)
+	$(BIN)/python -m bench flame
 
 bench-pgbench: $(READY)  ## the statements of casev1 without casev1: the limit of its design (1 minute)
 	$(BIN)/python -m bench pgbench

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import crash, growth, overload, sensitivity, traffic_command, trials
+from bench import crash, day, flame, growth, overload, sensitivity, traffic_command, trials
 from bench.exchange_client import HarnessError
 from bench.micro.report import RAW
 from bench.records import DEFAULT_DIRECTORY, layout_of
@@ -21,6 +21,8 @@ _APART = {
     "crash": ("bench.crash_cli", "kill a case under load and count what is lost"),
     "overload": ("bench.overload_cli", "offer a case far more than it can answer"),
     "growth": ("bench.growth_cli", "ask a case again and again as its history grows"),
+    "day": ("bench.day_cli", "send millions of orders and compare the last with the first"),
+    "flame": ("bench.flame_cli", "draw where a case spends its time (needs py-spy)"),
     "generator": ("bench.generator_test", "show what the load generator can do"),
     "pgbench": ("bench.pgbench", "run the statements of casev1 without casev1"),
     "micro": ("bench.micro.cli", "measure the parts of the cases, and how their costs grow"),
@@ -31,6 +33,8 @@ _OF_LAYOUT = {
     crash.LAYOUT: "bench.crash_report",
     overload.LAYOUT: "bench.overload_report",
     growth.LAYOUT: "bench.growth_report",
+    flame.LAYOUT: "bench.flame_report",
+    day.LAYOUT: "bench.day_report",
 }
 _DRAWING = {trials.FILE: "bench.capacity_charts", RAW: "bench.micro.charts"}
 

@@ -8,6 +8,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import psycopg
 import uvloop
@@ -16,11 +17,14 @@ from psycopg import sql
 from bench import audit, exchange_client, service, traffic
 from bench.checking import FLUSH_PATIENCE_S
 from bench.exchange_client import Broker, HarnessError, Session, Target
+from bench.load import DRAIN_S
+from bench.loadgen import Spec
 from bench.observe import PROBE_SYMBOL
 from bench.service import Case, Database, Place
 from bench.traffic import Market
 
 FULL_SCALE = 100.0
+FIRST_DOCUMENT = 1_000_000  # the seed orders have the numbers before
 _TRIAL, _SEEDED = "trial", "exchange"
 
 
@@ -33,6 +37,7 @@ class Bed:
     """
 
     case: Case
+    profile: str
     pins: dict[str, int]
     database: Database | None
     market: Market
@@ -44,6 +49,26 @@ class Bed:
     def symbols(self) -> list[str]:
         """All that have a book, that of the staleness probe included."""
         return [*self.market.symbols, PROBE_SYMBOL]
+
+    def spec(
+        self, place: Place, workdir: Path, *, seed: int, scale: float, seconds: tuple[float, float]
+    ) -> Spec:
+        """What a generator is told that has its place here: ``seconds`` of warm-up and measured."""
+        return Spec(
+            host_header=place.target.host_header,
+            address=place.target.address,
+            profile=self.profile,
+            seed=seed,
+            scale=scale,
+            reads=True,
+            warmup_s=seconds[0],
+            duration_s=seconds[1],
+            drain_s=DRAIN_S,
+            broker_keys=[broker.key for broker in self.brokers[: self.market.brokers]],
+            first_document=FIRST_DOCUMENT,
+            core=self.pins.get("generator"),
+            output=str(workdir / "load.npz"),
+        )
 
     @contextlib.contextmanager
     def fresh(self) -> Iterator[Place]:
@@ -64,7 +89,7 @@ def made(case: Case, profile: str, seed: int, pins: dict[str, int]) -> Iterator[
     market = traffic.market(traffic.PROFILES[profile], seed, FULL_SCALE)
     if case == service.NULL:
         keys = [Broker(f"broker {n:03d}", "", f"{n:043d}") for n in range(market.brokers)]
-        yield Bed(case, pins, None, market, keys, {}, None)
+        yield Bed(case, profile, pins, None, market, keys, {}, None)
         return
     with service.database(pins) as database:
         with service.service_on(case, database, database.url, pins) as running:
@@ -73,7 +98,7 @@ def made(case: Case, profile: str, seed: int, pins: dict[str, int]) -> Iterator[
             raise HarnessError(f"{case.label}: after the seeding {running.stop_finding}")
         with psycopg.connect(database.url, autocommit=True) as connection:
             connection.execute("VACUUM (ANALYZE)")
-        yield Bed(case, pins, database, market, brokers, acknowledged, per_s)
+        yield Bed(case, profile, pins, database, market, brokers, acknowledged, per_s)
 
 
 async def _seeded(

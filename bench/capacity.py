@@ -23,7 +23,7 @@ from bench.checking import Audit
 from bench.exchange_client import HarnessError
 from bench.figures import Samples
 from bench.load import DRAIN_S, WARMUP_S, drive
-from bench.loadgen import Progress, Spec
+from bench.loadgen import Progress
 from bench.search import INVALID_REPEATS_MAX, Capacity, Probe, Vote, next_step, rounded
 from bench.service import NULL, Case
 from bench.trials import Record, Setting
@@ -36,7 +36,6 @@ START_SHARE_OF_SEEDING = 0.5
 NULL_START = 500.0
 TRIALS_TO_FIND, TRIALS_TO_CONFIRM, KNOWN_BOUNDS = 5, 4, 2
 TRIAL_OVERHEAD_S = 4.0  # new process, copy of the database, audit
-FIRST_DOCUMENT = 1_000_000  # the seed orders have the numbers before
 
 
 class Mode(msgspec.Struct, frozen=True):
@@ -353,20 +352,12 @@ class Run:
     def _measured(self, ready: Bed, setting: Setting, workdir: Path) -> tuple[Record, Samples]:
         prober = ready.brokers[-1] if ready.database else None
         with ready.fresh() as place:
-            spec = Spec(
-                host_header=place.target.host_header,
-                address=place.target.address,
-                profile=self.options.profile,
+            spec = ready.spec(
+                place,
+                workdir,
                 seed=setting.seed,
                 scale=setting.rate,
-                reads=True,
-                warmup_s=WARMUP_S,
-                duration_s=setting.duration_s,
-                drain_s=DRAIN_S,
-                broker_keys=[broker.key for broker in ready.brokers[: ready.market.brokers]],
-                first_document=FIRST_DOCUMENT,
-                core=self.options.pins.get("generator"),
-                output=str(workdir / "load.npz"),
+                seconds=(WARMUP_S, setting.duration_s),
             )
             tape = spec.tape()
             load = drive(

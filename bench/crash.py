@@ -25,7 +25,17 @@ import msgspec
 import numpy as np
 import uvloop
 
-from bench import audit, checking, exchange_client, outcomes, service, traffic, trial, wire
+from bench import (
+    audit,
+    checking,
+    exchange_client,
+    outcomes,
+    records,
+    service,
+    traffic,
+    trial,
+    wire,
+)
 from bench.checking import FLUSH_PATIENCE_S, Audit
 from bench.exchange_client import Broker, HarnessError, Session
 from bench.load import Load, drive
@@ -119,8 +129,7 @@ def run(options: Options, label: str, directory: Path, say: Say) -> Course:
             crash, sent = scene.cycle(number)
             asked = _together(asked, sent)
             course.crashes.append(crash)
-            with (directory / FILE).open("ab") as file:
-                file.write(msgspec.json.encode(crash) + b"\n")
+            records.append_line(directory, FILE, crash)
             say(line_of(crash, options.cycles))
         victim.stop()
         course.checked = checking.in_database(database.url, brokers, asked)

@@ -4,14 +4,12 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
 import numpy as np
 from matplotlib.figure import Figure
 
 from bench import records
 from bench.chart_style import COLOURS, save
 from bench.crash import FILE, LAYOUT, Crash, Options, predicted_lost, promises_all
-from bench.exchange_client import HarnessError
 from bench.report import table
 
 CHART = "lost"
@@ -35,12 +33,7 @@ _HEADERS = (
 
 def read(directory: Path) -> list[Crash]:
     """All cycles of a run. Raises HarnessError when it is none, or not whole."""
-    records.read_options(directory, LAYOUT, Options)
-    try:
-        lines = (directory / FILE).read_bytes().splitlines()
-        return [msgspec.json.decode(line, type=Crash) for line in lines]
-    except (OSError, msgspec.MsgspecError) as error:
-        raise HarnessError(f"{directory / FILE}: cannot be read: {error}") from None
+    return records.read_lines(directory, LAYOUT, Options, FILE, Crash)
 
 
 def by_case(crashes: Sequence[Crash]) -> dict[str, list[Crash]]:
@@ -85,18 +78,11 @@ def _row(case: str, own: Sequence[Crash]) -> tuple[str, ...]:
     )
 
 
-def write(directory: Path, faults: Sequence[str]) -> list[str]:
+def write(directory: Path) -> list[str]:
     """Write report.md; the lines of its table. Raises HarnessError."""
-    meta = msgspec.json.decode((directory / "meta.json").read_bytes())
-    crashes = read(directory)
-    lines = lines_of(crashes)
-    report = ["# kill -9 under load", "", "```", meta["command"], "```", "", "Limits:", ""]
-    report += [f"- {limit}" for limit in meta["limits"]]
-    report += records.doubts(meta)
-    report += ["", *lines, "", f"![Orders lost by each crash]({CHART}.svg)"]
-    if faults:
-        report += ["", "**What must not be:**", "", *(f"- {fault}" for fault in faults)]
-    (directory / "report.md").write_text("\n".join([*report, ""]))
+    lines = lines_of(read(directory))
+    picture = f"![Orders lost by each crash]({CHART}.svg)"
+    records.write_report(directory, "kill -9 under load", [*lines, "", picture])
     return lines
 
 

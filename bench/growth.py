@@ -8,7 +8,6 @@ request after the other: what does a read, a new order and a cancel take? Every 
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,7 +15,7 @@ import numpy as np
 import psycopg
 import uvloop
 
-from bench import bed, service, wire
+from bench import bed, service, stored_state, wire
 from bench.bed import Bed
 from bench.exchange_client import Broker, HarnessError, Session, until_flushed
 from bench.figures import percentile
@@ -251,7 +250,7 @@ def measured(ready: Bed, case: Case, size: int, pins: dict[str, int]) -> list[Po
         taken = uvloop.run(ask())
     if running.stop_finding:
         raise HarnessError(f"{case.label}: {running.stop_finding}")
-    database_mb = _database_mb(ready.database.url)
+    database_mb = stored_state.size_mb(ready.database.url)
     return [
         Point(case.label, size, verb, len(took), *_percentiles(took), started_s, database_mb)
         for verb, took in taken.items()
@@ -264,17 +263,3 @@ def _percentiles(taken_ms: list[float]) -> tuple[float, float]:
     assert p50 is not None, "each round asks everything"
     assert p99 is not None, "and waits for every answer"
     return p50, p99
-
-
-def _database_mb(url: str) -> float:
-    with psycopg.connect(url) as connection:
-        row = connection.execute("SELECT pg_database_size(current_database())").fetchone()
-    assert row is not None
-    return float(row[0]) / 1e6
-
-
-def append(directory: Path, points: list[Point]) -> None:
-    """Write points down behind those that are there."""
-    with (directory / FILE).open("ab") as file:
-        for point in points:
-            file.write(msgspec.json.encode(point) + b"\n")

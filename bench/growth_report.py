@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
 from matplotlib.figure import Figure
 
 from bench import records
 from bench.chart_style import COLOURS, STYLES, log_milliseconds, save
-from bench.exchange_client import HarnessError
 from bench.growth import FILE, LAYOUT, VERBS, Options, Point
 from bench.report import milliseconds, table
 
@@ -19,12 +17,7 @@ TOLERANCE = 0.30
 
 def read(directory: Path) -> list[Point]:
     """All points of a run. Raises HarnessError when it is none, or not whole."""
-    records.read_options(directory, LAYOUT, Options)
-    try:
-        lines = (directory / FILE).read_bytes().splitlines()
-        return [msgspec.json.decode(line, type=Point) for line in lines]
-    except (OSError, msgspec.MsgspecError) as error:
-        raise HarnessError(f"{directory / FILE}: cannot be read: {error}") from error
+    return records.read_lines(directory, LAYOUT, Options, FILE, Point)
 
 
 def cases_of(points: Sequence[Point]) -> list[str]:
@@ -74,14 +67,10 @@ def slower(points: Sequence[Point]) -> list[str]:
 
 def write(directory: Path) -> list[str]:
     """Write report.md; the lines of its tables. Raises HarnessError."""
-    meta = msgspec.json.decode((directory / "meta.json").read_bytes())
     points = read(directory)
     lines = [*lines_of(points), *(f"- {line}" for line in slower(points))]
-    report = ["# Growing history", "", "```", meta["command"], "```", "", "Limits:", ""]
-    report += [f"- {limit}" for limit in meta["limits"]]
-    report += records.doubts(meta)
-    report += ["", *lines, "", f"![Latency against history]({CHART}.svg)", ""]
-    (directory / "report.md").write_text("\n".join(report))
+    picture = f"![Latency against history]({CHART}.svg)"
+    records.write_report(directory, "Growing history", [*lines, "", picture])
     return lines
 
 

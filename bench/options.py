@@ -3,13 +3,10 @@
 import argparse
 import os
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from bench import service
-from bench.exchange_client import HarnessError
-from bench.report import Printer
 
 SCALE_MIN, SCALE_MAX = 1.0, 10_000.0
 DURATION_MIN_S, DURATION_MAX_S = 1.0, 3600.0
@@ -31,19 +28,6 @@ def stop_on_signals() -> None:
     where it ignores Ctrl-C unless told otherwise."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-
-
-def carried_out(work: Callable[[], None], printer: Printer, kept: str) -> int:
-    """Do the work of a run; its exit code so far. What is over stays, whatever comes after it."""
-    try:
-        work()
-    except HarnessError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        printer.say(f"interrupted; {kept} until then are kept")
-        return INTERRUPTED
-    return 0
 
 
 def one_of(allowed: Sequence[str]) -> Callable[[str], str]:

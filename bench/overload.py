@@ -9,25 +9,21 @@ others wait in the generator, which is not the service's doing.
 """
 
 import tempfile
-import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import uvloop
 
-from bench import bed, checking, cpu, outcomes, traffic
-from bench.capacity import FIRST_DOCUMENT
+from bench import bed, checking, outcomes, traffic
 from bench.figures import Samples, percentile
-from bench.load import DRAIN_S, drive
-from bench.loadgen import WAITED_FOR_CONNECTION, Spec, Stage
-from bench.service import Case, Place
+from bench.load import drive
+from bench.loadgen import WAITED_FOR_CONNECTION, Stage
+from bench.service import Case
 from bench.traffic import Flags, Floats
+from bench.usage import watching
 
 LAYOUT = "overload-1"
 FILE = "overload.jsonl"
@@ -38,7 +34,6 @@ BEFORE_S, AFTER_S = 10.0, 20.0
 # One generator beside PostgreSQL on its core does no more.
 OFFERED_MAX_PER_S = 40_000.0
 NORMAL_MS = 50.0
-_MEMORY_EVERY_S = 0.25
 _BUSY = 503
 
 Say = Callable[[str], None]
@@ -126,23 +121,11 @@ def run(options: Options, label: str, say: Say) -> Flood:
         tempfile.TemporaryDirectory() as workdir,
         bed.made(Case.of(label), PROFILE, options.seed, options.pins) as ready,
     ):
-        with ready.fresh() as place, watching_memory(place) as memory:
-            spec = Spec(
-                host_header=place.target.host_header,
-                address=place.target.address,
-                profile=PROFILE,
-                seed=options.seed,
-                scale=capacity * factor,
-                reads=True,
-                warmup_s=0.0,
-                duration_s=options.before_s + options.during_s + options.after_s,
-                drain_s=DRAIN_S,
-                broker_keys=[broker.key for broker in ready.brokers[: ready.market.brokers]],
-                first_document=FIRST_DOCUMENT,
-                core=options.pins.get("generator"),
-                output=str(Path(workdir) / "load.npz"),
-                stages=stages(options, factor),
-            )
+        with ready.fresh() as place, watching(place) as used:
+            length_s = options.before_s + options.during_s + options.after_s
+            scale, length = capacity * factor, (0.0, length_s)
+            spec = ready.spec(place, Path(workdir), seed=options.seed, scale=scale, seconds=length)
+            spec = msgspec.structs.replace(spec, stages=stages(options, factor))
             tape = spec.tape()
             say(f"{label}: {capacity:g} % is its capacity, {factor:.2g} times that is offered")
             load = drive(spec, tape, place, lambda _: None)
@@ -157,7 +140,7 @@ def run(options: Options, label: str, say: Say) -> Flood:
         if stop is not None and stop.stop_finding:
             audit.findings["service stops cleanly"] = [stop.stop_finding]
     samples = load.samples
-    seen_mb = memory.since(load.started.origin_s)
+    seen_mb = used.resident_mb(load.started.origin_s)
     return Flood(
         case=label,
         capacity=capacity,
@@ -169,43 +152,6 @@ def run(options: Options, label: str, say: Say) -> Flood:
         generator_cpu=load.finished.cpu_share,
         faults=audit.faults(),
     )
-
-
-# ---- memory ----
-
-
-@dataclass
-class Memory:
-    """Resident megabytes of a service, by instant (monotonic seconds)."""
-
-    seen: list[tuple[float, float]] = field(default_factory=list)
-
-    def since(self, origin_s: float) -> list[tuple[float, float]]:
-        """The same, by seconds after the origin."""
-        return [(at_s - origin_s, megabytes) for at_s, megabytes in self.seen]
-
-
-@contextmanager
-def watching_memory(place: Place) -> Iterator[Memory]:
-    """Look at the memory of the service a few times a second while the block runs."""
-    memory, stop = Memory(), threading.Event()
-
-    def watch(pid: int) -> None:
-        while not stop.wait(_MEMORY_EVERY_S):
-            resident = cpu.resident_bytes(pid)
-            if resident:
-                memory.seen.append((time.monotonic(), resident / 1e6))
-
-    if place.service is None:
-        yield memory
-        return
-    thread = threading.Thread(target=watch, args=(place.service.process.pid,), daemon=True)
-    thread.start()
-    try:
-        yield memory
-    finally:
-        stop.set()
-        thread.join()
 
 
 # ---- figures, pure ----

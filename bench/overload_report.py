@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench import records
 from bench.chart_style import BLUE, GREEN, ORANGE, RED, log_milliseconds, save
-from bench.exchange_client import HarnessError
 from bench.overload import BEFORE, DURING, FILE, LAYOUT, NORMAL_MS, Flood, Latency, Options, Part
 from bench.report import milliseconds, table
 
@@ -32,12 +30,7 @@ _HEADERS = (
 
 def read(directory: Path) -> list[Flood]:
     """All cases of a run. Raises HarnessError when it is none, or not whole."""
-    records.read_options(directory, LAYOUT, Options)
-    try:
-        lines = (directory / FILE).read_bytes().splitlines()
-        return [msgspec.json.decode(line, type=Flood) for line in lines]
-    except (OSError, msgspec.MsgspecError) as error:
-        raise HarnessError(f"{directory / FILE}: cannot be read: {error}") from error
+    return records.read_lines(directory, LAYOUT, Options, FILE, Flood)
 
 
 def lines_of(floods: Sequence[Flood]) -> list[str]:
@@ -77,17 +70,11 @@ def _megabytes(*parts: Part) -> str:
     return f"{max(seen):,.0f}" if seen else "–"
 
 
-def write(directory: Path, faults: Sequence[str]) -> list[str]:
+def write(directory: Path) -> list[str]:
     """Write report.md; the lines of its table. Raises HarnessError."""
-    meta = msgspec.json.decode((directory / "meta.json").read_bytes())
     lines = lines_of(read(directory))
-    report = ["# More than can be answered", "", "```", meta["command"], "```", "", "Limits:", ""]
-    report += [f"- {limit}" for limit in meta["limits"]]
-    report += records.doubts(meta)
-    report += ["", *lines, "", f"![Requests, latency and memory over time]({CHART}.svg)"]
-    if faults:
-        report += ["", "**What must not be:**", "", *(f"- {fault}" for fault in faults)]
-    (directory / "report.md").write_text("\n".join([*report, ""]))
+    picture = f"![Requests, latency and memory over time]({CHART}.svg)"
+    records.write_report(directory, "More than can be answered", [*lines, "", picture])
     return lines
 
 

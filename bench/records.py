@@ -17,7 +17,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -139,6 +139,18 @@ def doubts(meta: dict[str, Any]) -> list[str]:
     return [line for name, text in said.items() if meta.get(name) for line in ("", text)]
 
 
+def write_report(directory: Path, title: str, lines: Sequence[str]) -> None:
+    """report.md: command and limits before the figures, and what went wrong behind them."""
+    meta = msgspec.json.decode((directory / "meta.json").read_bytes())
+    report = [f"# {title}", "", "```", meta["command"], "```", "", "Limits:", ""]
+    report += [f"- {limit}" for limit in meta["limits"]]
+    report += [*doubts(meta), "", *lines, ""]
+    faults = meta.get("faults", [])
+    if faults:
+        report += ["**What must not be:**", "", *(f"- {fault}" for fault in faults), ""]
+    (directory / "report.md").write_text("\n".join(report))
+
+
 def write_json(path: Path, content: Any) -> None:
     """Indented, so that people and ``diff`` can read it."""
     _write_whole(path, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
@@ -160,6 +172,24 @@ def _said(directory: Path, name: str) -> str | None:
     except (OSError, msgspec.MsgspecError):
         return None
     return meta.get(name)
+
+
+def read_lines(
+    directory: Path, layout: str, options: type[Any], file: str, kind: type[T]
+) -> list[T]:
+    """The records of a run, one in a line. Raises HarnessError when it is none, or not whole."""
+    read_options(directory, layout, options)
+    try:
+        lines = (directory / file).read_bytes().splitlines()
+        return [msgspec.json.decode(line, type=kind) for line in lines]
+    except (OSError, msgspec.MsgspecError) as error:
+        raise HarnessError(f"{directory / file}: cannot be read: {error}") from None
+
+
+def append_line(directory: Path, file: str, record: Any) -> None:
+    """One record more, behind those that are there."""
+    with (directory / file).open("ab") as lines:
+        lines.write(msgspec.json.encode(record) + b"\n")
 
 
 def read_options(directory: Path, layout: str, kind: type[T]) -> T:

@@ -51,3 +51,10 @@ def read(database_url: str) -> StoredState:
         balances = {id: int(cash) for id, cash in connection.execute(_BALANCES)}
         resting = [(symbol, bid, ask) for symbol, bid, ask in connection.execute(_RESTING)]
     return StoredState(orders, trades, balances, resting)
+
+
+def size_mb(database_url: str) -> float:
+    """What the database takes on disk, indexes included. Raises psycopg.Error."""
+    with psycopg.connect(database_url) as connection:
+        [(size,)] = connection.execute("SELECT pg_database_size(current_database())").fetchall()
+    return float(size) / 1e6

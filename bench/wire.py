@@ -97,6 +97,7 @@ class Health(msgspec.Struct, frozen=True):
     pool_wait_ms_total: float = 0.0
     pool_waiting: int = 0
     transaction_retries: int = 0
+    open_orders: int = 0
 
     @property
     def flushed(self) -> bool:

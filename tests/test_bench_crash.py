@@ -87,14 +87,15 @@ def test_a_failed_audit_is_a_fault_of_any_case() -> None:
 # ---- records ----
 
 
-def recorded(directory: Path, crashes: Sequence[Crash]) -> Path:
+def recorded(directory: Path, crashes: Sequence[Crash], *faults: str) -> Path:
     meta = {
         "layout": crash.LAYOUT,
         "options": {"cases": ["v3"], "scale": 100.0, "cycles": 2, "seed": 1, "pins": {}},
         "command": "python -m bench crash",
-        "limits": list(crash_cli.LIMITS),
+        "limits": list(crash_cli.KIND.limits),
         "partial": False,
-        "void": False,
+        "void": bool(faults),
+        "faults": list(faults),
     }
     (directory / "meta.json").write_bytes(msgspec.json.encode(meta))
     lines = b"".join(msgspec.json.encode(each) + b"\n" for each in crashes)
@@ -104,8 +105,8 @@ def recorded(directory: Path, crashes: Sequence[Crash]) -> Path:
 
 def test_the_table_has_a_row_for_each_case_with_median_and_most(tmp_path: Path) -> None:
     crashes = [crashed("v3", number, lost) for number, lost in enumerate((0, 12, 25), 1)]
-    recorded(tmp_path, [*crashes, crashed("v3-wal")])
-    _, _, flush, wal = crash_report.write(tmp_path, ["v3: something"])
+    recorded(tmp_path, [*crashes, crashed("v3-wal")], "v3: something")
+    _, _, flush, wal = crash_report.write(tmp_path)
     assert [cell.strip() for cell in flush.strip("|").split("|")] == [
         "v3", "matched in memory", "3", "3,000", "12 (25)", "21", "2", "18", "0", "31",
         "2,970", "111", "0", "0.80 (0.80)",

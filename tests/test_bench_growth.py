@@ -80,8 +80,8 @@ def test_only_what_takes_longer_by_more_than_the_tolerance_is_called_slower() ->
 
 def test_a_run_is_written_down_read_and_drawn(tmp_path: Path) -> None:
     given = [*every("v1", 1.0, 1.1), *every("v2", 0.5, 0.9)]
-    growth.append(tmp_path, given[:5])
-    growth.append(tmp_path, given[5:])
+    for point in given:
+        records.append_line(tmp_path, growth.FILE, point)
     options = Options(["v1", "v2"], [10_000, 100_000], 1, {})
     conditions = {"layout": growth.LAYOUT, "options": options, "partial": False, "void": False}
     records.write_json(tmp_path / "meta.json", records.meta("python -m bench growth", conditions))

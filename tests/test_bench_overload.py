@@ -1,5 +1,6 @@
 """The overload harness: its schedule, what it counts, and a real run of it."""
 
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import CASES
 
-from bench import outcomes, overload, overload_cli, overload_report, records, service
+from bench import outcomes, overload, overload_cli, overload_report, recording, records, service
 from bench.exchange_client import HarnessError
 from bench.figures import Samples
 from bench.http_client import Address
@@ -117,10 +118,11 @@ def test_normal_is_what_every_later_second_is_too(
 
 
 def test_a_capacity_is_that_which_was_given_or_published(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overload_cli, "newest_published", lambda: None)
-    assert overload_cli.capacities(["v1"], {"v1": 150.0, "v2": 1.0}) == {"v1": 150.0}
+    monkeypatch.setattr(recording, "newest_published", lambda: None)
+    given = [("v1", 150.0), ("v3", 1.0)]
+    assert recording.capacities(Namespace(version=["v1"], capacity=given)) == {"v1": 150.0}
     with pytest.raises(HarnessError, match="--capacity: none is published for v2; give one"):
-        overload_cli.capacities(["v1", "v2"], {"v1": 150.0})
+        recording.capacities(Namespace(version=["v1", "v2"], capacity=given))
 
 
 @pytest.mark.parametrize("wrong", ["v1", "v9=100", "v1=0", "v1=many"])
@@ -157,10 +159,10 @@ def test_a_real_run_refuses_serves_loses_nothing_and_is_drawn(tmp_path: Path) ->
     assert flood.parts[BEFORE].resident_mb
     assert after.served_per_s > 0
     (tmp_path / overload.FILE).write_bytes(msgspec.json.encode(flood) + b"\n")
-    conditions = {"layout": overload.LAYOUT, "options": options, "partial": False, "void": False}
+    conditions = {"layout": overload.LAYOUT, "options": options, "limits": overload_cli.KIND.limits}
     records.write_json(tmp_path / "meta.json", records.meta("python -m bench overload", conditions))
     assert overload_report.read(tmp_path) == [flood]
-    assert overload_report.write(tmp_path, [])[2].startswith(f"| {label}")
+    assert overload_report.write(tmp_path)[2].startswith(f"| {label}")
     assert [file.suffix for file in overload_report.draw(tmp_path)] == [".svg", ".png"]
 
 
