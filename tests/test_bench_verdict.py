@@ -107,8 +107,8 @@ def day(seed: int, duration_s: float) -> Floats:
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_rate_that_rises_is_no_drift(seed: int) -> None:
-    # At the close 94 % of what the server can do: a queue, but never one of 50 ms.
-    given = queue(day(seed, 4.0), 0.75e-3)
+    # At the close 99 % of what the server can do: a queue, but never one of 50 ms.
+    given = queue(day(seed, 4.0), 0.79e-3)
     found = stability(given, RATE, 4.0)
     assert "p99 drifts" in found.reasons()[0]
     assert found.reasons(steady=False) == []
@@ -170,7 +170,7 @@ def test_the_slope_of_noise_is_rarely_taken_for_growth() -> None:
         (20.0, 29.0, 0.1, False),
         (20.0, 31.0, 0.1, True),
         (20.0, 31.0, -0.01, False),
-        (1.0, 9.0, 0.1, False),
+        (1.0, 24.0, 0.1, False),
         (9.0, 30.0, 0.1, True),
         (20.0, None, 0.1, True),
         (None, None, 0.1, False),
