@@ -62,7 +62,6 @@ class Flush:
 
     batch: Batch
     sequence: int
-    number: int
     statements: list[Question]
     closed: list[Order]
 
@@ -87,9 +86,9 @@ class Writer:
         self._pending_max = pending_max
         self._patience_s = patience_s
         self._batch = Batch()
-        self._ready: deque[Flush] = deque()
-        self._in_flight: Flush | None = None
-        self._taken = 0  # changes that are ready or in flight
+        # Ready to be written, oldest first; the first may be in flight.
+        self._flushes: deque[Flush] = deque()
+        self._taken = 0  # changes in them, because pending() is asked for every order
         self._channel: Channel | None = None
         self._stopping = asyncio.Event()
         # Held while a flush is in flight; whoever else holds it keeps the next one back.
@@ -97,7 +96,6 @@ class Writer:
         self.sequence = 0
         self.flushed_sequence = 0
         self._flush_number = 0
-        self._ready_number = 0
         self._flush_ms = 0.0
         self._loop_lag_ms = 0.0
         self._failures = 0
@@ -145,9 +143,7 @@ class Writer:
 
     async def until_stored(self, order_id: int) -> None:
         """Wait until all that is known of the order is in the database. Raises Unavailable."""
-        in_flight = [self._in_flight] if self._in_flight else []
-        taken = [flush.batch for flush in (*in_flight, *self._ready)]
-        for batch in (self._batch, *reversed(taken)):
+        for batch in (self._batch, *(flush.batch for flush in reversed(self._flushes))):
             if order_id in batch.changes:
                 try:
                     await within(self._patience_s, batch.stored.wait())
@@ -196,7 +192,7 @@ class Writer:
     ) -> None:
         due_s = time.monotonic()
         while not self._stopping.is_set() or self.pending():
-            if not self._ready:
+            if not self._flushes:
                 due_s = max(due_s + self._interval_s, time.monotonic())
                 with suppress(TimeoutError):
                     async with asyncio.timeout(due_s - time.monotonic()):
@@ -209,11 +205,11 @@ class Writer:
                     on_saved(await self._flush())
 
     async def _flush(self) -> Flush:
-        if not self._ready:
+        if not self._flushes:
             self._make_ready()
-        flush = self._in_flight = self._ready.popleft()
+        flush = self._flushes[0]
         await self._write_until_done(flush)
-        self._in_flight = None
+        self._flushes.popleft()
         self._taken -= len(flush.batch.changes)
         self._write_ages_ms.append(flush.batch.age_s() * 1000)
         flush.batch.stored.set()
@@ -223,46 +219,44 @@ class Writer:
         """The batch as it is now becomes a flush; a new one gathers from here."""
         batch, self._batch = self._batch, Batch()
         self._taken += len(batch.changes)
-        self._ready_number += 1
         flush = Flush(
             batch=batch,
             sequence=self.sequence,
-            number=self._ready_number,
             statements=batch.changes.statements(),
             closed=batch.changes.closed(),
         )
-        self._ready.append(flush)
+        self._flushes.append(flush)
 
     async def _write_until_done(self, flush: Flush) -> None:
         """Write one flush, however long the database is gone meanwhile."""
-        pause_s = RETRY_MIN_S
+        pause_s, number = RETRY_MIN_S, self._flush_number + 1
         while True:
             started_s = time.monotonic()
             try:
                 if self._channel is None:
                     self._channel = await self._connect()
-                await self._write_once(self._channel, flush)
+                await self._write_once(self._channel, flush, number)
             except (psycopg.Error, OSError, StartError) as error:
                 self._failures += 1
-                log.warning("flush %d failed, trying again: %s", flush.number, one_line(error))
+                log.warning("flush %d failed, trying again: %s", number, one_line(error))
                 self._disconnect()
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, RETRY_MAX_S)
                 continue
             self._flush_ms = (time.monotonic() - started_s) * 1000
-            self._flush_number = flush.number
+            self._flush_number = number
             self.flushed_sequence = flush.sequence
             self._failures = 0
             return
 
-    async def _write_once(self, channel: Channel, flush: Flush) -> None:
+    async def _write_once(self, channel: Channel, flush: Flush, number: int) -> None:
         if self._failures:
             _, stored = await _stored_state(channel)
-            if stored == flush.number:
+            if stored == number:
                 return  # the commit came through, only its reply was lost
-            if stored != flush.number - 1:
+            if stored != number - 1:
                 raise StartError("another exchange has written to this database meanwhile")
-        state = {"sequence": flush.sequence, "number": flush.number}
+        state = {"sequence": flush.sequence, "number": number}
         await channel.finish(*flush.statements, (queries.WRITE_STATE, state))
 
     async def _connect(self, patient_until_s: float = 0.0) -> Channel:
@@ -280,9 +274,9 @@ class Writer:
         except BaseException:
             channel.close()
             raise
-        if self._in_flight is None:
+        if not self._flushes:
             self.sequence = self.flushed_sequence = stored_sequence
-            self._flush_number = self._ready_number = stored_number
+            self._flush_number = stored_number
         return channel
 
     def _disconnect(self) -> None:
@@ -292,8 +286,7 @@ class Writer:
 
     def age_s(self) -> float:
         """How long the oldest change that is not in the database has waited."""
-        taken = self._in_flight or next(iter(self._ready), None)
-        return (taken.batch if taken else self._batch).age_s()
+        return (self._flushes[0].batch if self._flushes else self._batch).age_s()
 
     def figures(self) -> dict[str, float]:
         """For /health."""
@@ -324,9 +317,8 @@ class Writer:
     def forget(self) -> None:
         """Drop what has gathered, because everything was emptied. To be called while ``idle``."""
         self._batch = Batch()
-        self._ready.clear()
+        self._flushes.clear()
         self._taken = 0
-        self._ready_number = self._flush_number
         self.sequence = self.flushed_sequence = 0
 
 
