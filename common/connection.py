@@ -19,7 +19,7 @@ from aiohttp import HttpVersion11, web
 from aiohttp.http import RawRequestMessage
 from aiohttp.streams import StreamReader
 
-from common.reply import OVERLOADED, Reply
+from common.reply import Reply
 
 BODY_MAX_BYTES = 16 * 1024
 LOOK_AT_CLIENTS_S = 0.25
@@ -27,6 +27,12 @@ _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: c
 _TOO_MANY = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n"
     b"Connection: close\r\n\r\n"
+)
+# What a service says that has no time to look at a request; as short as it can be.
+_TOO_MUCH = b'{"code":"overloaded","detail":"more requests come than can be answered; retry later"}'
+_OVERLOADED = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Type: application/json\r\n"
+    b"Content-Length: %d\r\n\r\n%b" % (len(_TOO_MUCH), _TOO_MUCH)
 )
 # With more than a thousand connections ready, libuv may read from them again and again, for
 # seconds, before anything else of the event loop runs, the flush among it. After so many answers
@@ -59,7 +65,7 @@ class Server(web.Server):
     ):
         super().__init__(handler, **more, **options)
         self._answer = answer
-        self._refuses = refuses
+        self.refuses = refuses
         self._options = options
         self._answers = 0
         self._patience_s = patience_s
@@ -87,36 +93,25 @@ class Server(web.Server):
         self._answers = 0
 
     def __call__(self) -> web.RequestHandler:
-        return Connection(self, self._answer, self._refuses, self._loop, self._options)
+        return Connection(self, self._answer, self._loop, self._options)
 
 
 class Connection(web.RequestHandler):
     """One connection. While it is ``_busy``, a request of it is being answered the short way;
     ``_mixed`` says that others went aiohttp's way."""
 
-    __slots__ = (
-        "_answer",
-        "_arriving_s",
-        "_busy",
-        "_mixed",
-        "_refuses",
-        "_server",
-        "_task",
-        "_unread_s",
-    )
+    __slots__ = ("_answer", "_arriving_s", "_busy", "_mixed", "_server", "_task", "_unread_s")
 
     def __init__(
         self,
         manager: Server,
         answer: Answer,
-        refuses: Refuses,
         loop: asyncio.AbstractEventLoop,
         options: dict[str, Any],
     ) -> None:
         super().__init__(manager, loop=loop, **options)
         self._server = manager
         self._answer = answer
-        self._refuses = refuses
         self._busy = False
         self._mixed = False
         self._task: asyncio.Task[None] | None = None
@@ -210,8 +205,8 @@ class Connection(web.RequestHandler):
                 # Of a request that it takes before it is whole aiohttp counts one too many as
                 # waiting, so it may have stopped parsing early.
                 self.data_received(b"")
-            if self._refuses(message):
-                self._send(OVERLOADED)
+            if self._server.refuses(message):
+                self._send(_OVERLOADED)
             else:
                 self._begin(self._answer(message, content))
 

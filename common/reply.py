@@ -17,14 +17,6 @@ CLOSE = b"Connection: close\r\n"
 KEEP_ALIVE = b"Connection: keep-alive\r\n"
 
 
-# What a service says that has no time to look at a request; as short as it can be.
-_TOO_MUCH = b'{"code":"overloaded","detail":"more requests come than can be answered; retry later"}'
-OVERLOADED = (
-    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Type: application/json\r\n"
-    b"Content-Length: %d\r\n\r\n%b" % (len(_TOO_MUCH), _TOO_MUCH)
-)
-
-
 class _Heads:
     """The first bytes of a reply by status and content type, renewed each second for the Date."""
 
