@@ -51,9 +51,16 @@ class Bed:
         return [*self.market.symbols, PROBE_SYMBOL]
 
     def spec(
-        self, place: Place, workdir: Path, *, seed: int, scale: float, seconds: tuple[float, float]
+        self,
+        place: Place,
+        workdir: Path,
+        *,
+        seed: int,
+        scale: float,
+        length_s: float,
+        warmup_s: float,
     ) -> Spec:
-        """What a generator is told that has its place here: ``seconds`` of warm-up and measured."""
+        """What a generator is told that sends here; it measures the last ``length_s``."""
         return Spec(
             host_header=place.target.host_header,
             address=place.target.address,
@@ -61,8 +68,8 @@ class Bed:
             seed=seed,
             scale=scale,
             reads=True,
-            warmup_s=seconds[0],
-            duration_s=seconds[1],
+            warmup_s=warmup_s,
+            duration_s=length_s,
             drain_s=DRAIN_S,
             broker_keys=[broker.key for broker in self.brokers[: self.market.brokers]],
             first_document=FIRST_DOCUMENT,

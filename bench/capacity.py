@@ -357,7 +357,8 @@ class Run:
                 workdir,
                 seed=setting.seed,
                 scale=setting.rate,
-                seconds=(WARMUP_S, setting.duration_s),
+                length_s=setting.duration_s,
+                warmup_s=WARMUP_S,
             )
             tape = spec.tape()
             load = drive(

@@ -22,6 +22,7 @@ class _Process(NamedTuple):
     parent: int
     own_ticks: int
     ended_ticks: int  # of its children that are gone
+    resident_pages: int
 
 
 def cpu_seconds(service_pid: int, postmaster_pid: int | None) -> dict[str, float]:
@@ -42,12 +43,9 @@ def cpu_seconds(service_pid: int, postmaster_pid: int | None) -> dict[str, float
 
 def resident_bytes(pid: int) -> int:
     """The memory that a process and its descendants hold; 0 without /proc."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    total = 0
-    for each in _family(_all_processes(), pid):
-        with contextlib.suppress(OSError):
-            total += int(Path(f"/proc/{each}/statm").read_text().split()[1]) * page
-    return total
+    processes = _all_processes()
+    pages = sum(processes[each].resident_pages for each in _family(processes, pid))
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def role_of(title: str) -> str:
@@ -72,7 +70,7 @@ def _all_processes() -> dict[int, _Process]:
             fields = path.read_text().rpartition(")")[2].split()
             ticks = [int(field) for field in fields[11:15]]
             found[int(path.parent.name)] = _Process(
-                int(fields[1]), ticks[0] + ticks[1], ticks[2] + ticks[3]
+                int(fields[1]), ticks[0] + ticks[1], ticks[2] + ticks[3], int(fields[21])
             )
     return found
 

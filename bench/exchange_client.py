@@ -109,19 +109,18 @@ class Session:
         return answer
 
     async def ask(self, data: bytes, expected: int = 200, *, again: bool = False) -> bytes:
-        """The body of the expected answer. Raises HarnessError for any other.
+        """The body of the expected answer, asked for as ``answer`` does. Raises HarnessError."""
+        return expect(data, *await self.answer(data, again=again), expected=expected)
 
-        With ``again`` a request that an overloaded service refuses is repeated for a while.
-        """
+    async def answer(self, data: bytes, *, again: bool) -> tuple[int, bytes]:
+        """Outcome and body; with ``again`` a request that an overloaded service refuses is
+        repeated for a while."""
         async with asyncio.timeout(PATIENCE_S):
             outcome, body = await self.send(data)
             while again and outcome == HTTPStatus.SERVICE_UNAVAILABLE:
                 await asyncio.sleep(RETRY_S)
                 outcome, body = await self.send(data)
-        if outcome != expected:
-            line = data.partition(b" HTTP/")[0].decode()
-            raise HarnessError(f"{line} answered {name(outcome)}: {body[:200].decode()}")
-        return body
+        return outcome, body
 
     async def get(
         self, key: str, path: str, answer: type[Answer], *, again: bool = False
@@ -141,6 +140,14 @@ class Session:
         answer = self._answers.pop(token)
         if not answer.done():
             answer.set_result((outcome, body))
+
+
+def expect(data: bytes, outcome: int, body: bytes, *, expected: int) -> bytes:
+    """The body of an answer to a request. Raises HarnessError when it is not the expected one."""
+    if outcome != expected:
+        line = data.partition(b" HTTP/")[0].decode()
+        raise HarnessError(f"{line} answered {name(outcome)}: {body[:200].decode()}")
+    return body
 
 
 async def reset(session: Session) -> None:
@@ -279,10 +286,10 @@ async def _trade_count(session: Session) -> int | None:
     """What the exchange counts itself; None where it is not asked to (EXCHANGE_DEBUG)."""
     target = session.target
     data = wire.get(target.host_header, target.admin_key, "/debug/trade-count")
-    outcome, _ = await session.send(data)
+    outcome, body = await session.answer(data, again=True)
     if outcome == HTTPStatus.NOT_FOUND:
         return None
-    body = await session.ask(data, again=True)
+    body = expect(data, outcome, body, expected=200)
     return msgspec.json.decode(body, type=dict[str, int])["count"]
 
 

@@ -1,7 +1,7 @@
 """``python -m bench growth``: its options, and all cases one after the other."""
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench import growth, recording, records
@@ -45,10 +45,10 @@ def options_of(asked: argparse.Namespace) -> Options:
     return Options(recording.cases_of(asked), sizes, asked.seed, recording.pins_for(asked))
 
 
-def measure(options: Options, directory: Path, say: Say) -> Iterator[str]:
+def measure(options: Options, directory: Path, say: Say) -> Sequence[str]:
     """All cases and sizes, each written down when it is over; a wrong answer ends it."""
     for label in options.cases:
         for points in growth.run(options, label, say):
             for point in points:
                 records.append_line(directory, growth.FILE, point)
-    yield from ()
+    return ()

@@ -18,8 +18,8 @@ KIND = Kind(
     kept="the cases",
     limits=(
         "Service, database and load generator share one machine; they take CPU from each other.",
-        f"One generator offers no more than {overload.OFFERED_MAX_PER_S:,.0f} requests/s here, "
-        "which for a fast case is less than was asked for.",
+        f"No more than {overload.OFFERED_MAX_PER_S:,.0f} requests/s are offered, which for a fast "
+        "case is less than was asked for.",
         "Latencies count from when a request left the generator: what found no connection waited "
         "there.",
     ),

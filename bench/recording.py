@@ -5,7 +5,7 @@ import importlib
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -29,8 +29,8 @@ from bench.tables import newest_published
 
 Options = TypeVar("Options")
 Say = Callable[[str], None]
-# Measures, writes down what is over, and gives back each fault as it is found.
-Work = Callable[[Options, Path, Say], Iterator[str]]
+# Measures, writes down what is over, and gives back the faults, best as they are found.
+Work = Callable[[Options, Path, Say], Iterable[str]]
 
 
 class Kind(NamedTuple):

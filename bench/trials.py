@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from bench import figures, observe, verdict
+from bench import figures, observe, records, verdict
 from bench.checking import Audit
 from bench.exchange_client import HarnessError
 from bench.figures import GeneratorHealth, KindFigures, percentile
@@ -203,8 +203,7 @@ def _database(seen: observe.Seen, sent: int) -> Database | None:
 
 def append(directory: Path, one: Record) -> None:
     """Add a line; it is whole or the reader says that it is not."""
-    with (directory / FILE).open("ab") as file:
-        file.write(msgspec.json.encode(one) + b"\n")
+    records.append_line(directory, FILE, one)
 
 
 def read(directory: Path) -> list[Record]:
@@ -214,15 +213,15 @@ def read(directory: Path) -> list[Record]:
         raise HarnessError(f"{directory}: {what}; there is no {FILE}")
     content = (directory / FILE).read_bytes()
     decode = msgspec.json.Decoder(Record).decode
-    records: list[Record] = []
+    found: list[Record] = []
     for number, line in enumerate(content.splitlines(keepends=True), 1):
         if not line.endswith(b"\n"):
             raise HarnessError(
                 f"{directory / FILE}: line {number} is cut off; remove it to go on with the "
-                f"{len(records)} trials before it"
+                f"{len(found)} trials before it"
             )
         try:
-            records.append(decode(line))
+            found.append(decode(line))
         except msgspec.MsgspecError as error:
             raise HarnessError(f"{directory / FILE}: line {number} is no trial: {error}") from None
-    return records
+    return found

@@ -1,11 +1,14 @@
 """The growing history: what is put into the tables fits together, and what is asked is answered."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psycopg
 import pytest
 from conftest import CASES
+from test_lifecycle import assert_tables_agree
 
 from bench import bed, growth, growth_report, records, service
 from bench.exchange_client import HarnessError
@@ -13,21 +16,6 @@ from bench.growth import VERBS, Options, Point
 from bench.service import Case
 
 LABELS = [f"v{case[-1]}" for case in CASES]
-# Orders whose shares are not where their trades say, and books that a trade would empty.
-WRONG = """
-    SELECT id FROM orders LEFT JOIN (
-        SELECT maker_order_id AS id, quantity AS made FROM trades
-        UNION ALL SELECT taker_order_id, quantity FROM trades
-    ) fill USING (id)
-    GROUP BY id HAVING max(quantity - remaining_quantity) <> coalesce(sum(made), 0)
-"""
-CASH = """
-    SELECT broker_id, sum(cash) FROM (
-        SELECT broker_id, -cash AS cash FROM balances
-        UNION ALL SELECT maker_broker_id, price * quantity FROM trades
-        UNION ALL SELECT taker_broker_id, -price * quantity FROM trades
-    ) side GROUP BY broker_id HAVING sum(cash) <> 0
-"""
 
 
 def points(case: str, verb: str, *medians_ms: float) -> list[Point]:
@@ -35,6 +23,10 @@ def points(case: str, verb: str, *medians_ms: float) -> list[Point]:
         Point(case, 10**power, verb, 300, median, 2 * median, 1.0, 100.0)
         for power, median in enumerate(medians_ms, 4)
     ]
+
+
+def asked(connection: psycopg.Connection[Any], query: str) -> list[tuple[Any, ...]]:
+    return connection.execute(query).fetchall()
 
 
 def every(case: str, *medians_ms: float) -> list[Point]:
@@ -58,8 +50,7 @@ def test_a_history_fits_together_and_every_request_on_it_is_answered(
                     "SELECT count(*) FROM orders WHERE close_reason = 'filled'"
                 ).fetchall()
                 assert closed == size
-                assert connection.execute(WRONG).fetchall() == []
-                assert connection.execute(CASH).fetchall() == []
+                assert_tables_agree(partial(asked, connection))
             measured = growth.measured(ready, Case.of(label), size, pins)
             assert [point.verb for point in measured] == list(VERBS)
             assert {point.count for point in measured} == {4}

@@ -112,6 +112,11 @@ def assert_kept(service: Service, known: list[Acknowledged]) -> None:
 
 def assert_consistent(service: Service) -> None:
     """Orders, trades and balances in the database agree with each other."""
+    assert_tables_agree(service.sql)
+
+
+def assert_tables_agree(sql: Callable[[str], list[tuple[Any, ...]]]) -> None:
+    """The same for whatever can ask the database."""
     fills = (
         "SELECT id, sum(quantity) AS traded FROM ("
         " SELECT maker_order_id AS id, quantity FROM trades"
@@ -121,7 +126,7 @@ def assert_consistent(service: Service) -> None:
         f"SELECT o.id FROM orders o FULL JOIN ({fills}) f ON f.id = o.id"
         " WHERE o.quantity IS DISTINCT FROM o.remaining_quantity + coalesce(f.traded, 0)"
     )
-    assert service.sql(wrong) == []
+    assert sql(wrong) == []
     cash = (
         "SELECT broker_id, symbol, sum(cash) AS cash FROM ("
         " SELECT CASE taker_side WHEN 'bid' THEN maker_broker_id ELSE taker_broker_id END"
@@ -134,13 +139,13 @@ def assert_consistent(service: Service) -> None:
         f"SELECT * FROM ({cash}) AS t FULL JOIN balances b USING (broker_id, symbol)"
         " WHERE coalesce(t.cash, 0) <> coalesce(b.cash, 0)"
     )
-    assert service.sql(different) == []
+    assert sql(different) == []
     crossed = (
         "SELECT b.id FROM orders b JOIN orders a USING (symbol) WHERE b.side = 'bid'"
         " AND a.side = 'ask' AND b.price >= a.price"
         " AND b.close_reason IS NULL AND a.close_reason IS NULL"
     )
-    assert service.sql(crossed) == []
+    assert sql(crossed) == []
 
 
 # ---- everything that can be read ----

@@ -7,6 +7,7 @@ from uuid import UUID
 import psycopg
 import uvloop
 from conftest import NewDatabase
+from test_lifecycle import assert_tables_agree
 
 from bench import traffic
 from bench.replay import Command, Outcome, carry_out, commands
@@ -17,15 +18,6 @@ from common.writer import FLUSH_MAX, Flush, Writer
 AVERAGE = traffic.PROFILES["average"]
 PATIENCE_S = 30.0
 SCALE, SECONDS = 10.0, 60.0
-# An order whose shares are not where its trades say.
-WRONG = """
-    SELECT id FROM orders LEFT JOIN (
-        SELECT maker_order_id AS id, sum(quantity) AS traded FROM trades GROUP BY 1
-    ) made USING (id) LEFT JOIN (
-        SELECT taker_order_id AS id, sum(quantity) AS traded FROM trades GROUP BY 1
-    ) took USING (id)
-    WHERE quantity <> remaining_quantity + coalesce(made.traded, 0) + coalesce(took.traded, 0)
-"""
 
 
 def recorded(writer: Writer) -> Engine:
@@ -77,7 +69,7 @@ def test_what_has_gathered_is_written_in_pieces_that_each_fit_together(
     with psycopg.connect(url, autocommit=True) as connection:
 
         def on_saved(flush: Flush) -> None:
-            assert connection.execute(WRONG).fetchall() == []
+            assert_tables_agree(lambda query: connection.execute(query).fetchall())
             sizes.append(len(flush.batch.changes))
             reached.append(writer.flushed_sequence)
 
