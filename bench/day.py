@@ -84,8 +84,14 @@ def run(options: Options, say: Say) -> Day:
     ):
         assert ready.database is not None, "only the null server has none"
         with ready.fresh() as place, watching(place) as used:
-            scale, seconds = options.rate, (0.0, options.duration_s)
-            spec = ready.spec(place, Path(workdir), seed=options.seed, scale=scale, seconds=seconds)
+            spec = ready.spec(
+                place,
+                Path(workdir),
+                seed=options.seed,
+                scale=options.rate,
+                length_s=options.duration_s,
+                warmup_s=0.0,
+            )
             tape = spec.tape()
             say(f"{label}: {len(tape):,} requests in {options.duration_s:.0f} s")
             load = drive(spec, tape, place, lambda _: None)
@@ -133,12 +139,13 @@ def tenths(options: Options, load: Load, used: Used) -> list[Tenth]:
         end_s = begin_s + width_s
         part = overload.part(load.samples, used.resident_mb(origin_s), begin_s, end_s)
         requests = round(part.offered_per_s * width_s)
+        not_served = round((part.refused_per_s + part.unsent_per_s) * width_s)
         spent = used.cpu_s(origin_s + begin_s, origin_s + end_s)
         open_then = [count for at_s, count in resting if begin_s <= at_s < end_s]
         found.append(
             Tenth(
                 requests=requests,
-                failed=requests - round(part.served_per_s * width_s),
+                failed=not_served + sum(part.failed.values()),
                 latency_ms=part.served_ms,
                 service_us=1e6 * spent["service"] / requests if spent else None,
                 postgres_us=1e6 * spent["postgres"] / requests if spent else None,

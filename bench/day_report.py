@@ -6,7 +6,7 @@ import msgspec
 from matplotlib.figure import Figure
 
 from bench import records
-from bench.chart_style import BLUE, GREEN, ORANGE, RED, save
+from bench.chart_style import BLUE, GREEN, ORANGE, RED, log_milliseconds, save
 from bench.day import FILE, LAYOUT, TENTHS, Day, Options, Tenth
 from bench.exchange_client import HarnessError
 from bench.report import milliseconds, table
@@ -121,8 +121,10 @@ def by_tenth(day: Day) -> Figure:
         shown = [float("nan") if value is None else value for value in values]
         style = ("o-", "s--")[number % 2]
         axes.plot(at, shown, style, color=colour, markersize=4, label=label)
-    for axes in (latency, costs, memory):
+    log_milliseconds(latency)
+    for axes in (costs, memory):
         axes.set_ylim(bottom=0)
+    for axes in (latency, costs, memory):
         axes.set_xlabel("tenth")
         axes.legend(frameon=False)
     return figure

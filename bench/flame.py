@@ -20,7 +20,7 @@ from bench import bed, traffic
 from bench.exchange_client import HarnessError
 from bench.load import WARMUP_S, drive
 from bench.loadgen import Progress
-from bench.service import ROOT, Case, Place
+from bench.service import Case, Place
 
 LAYOUT = "flame-1"
 FILE = "flames.jsonl"
@@ -91,8 +91,14 @@ def run(options: Options, label: str, directory: Path, say: Say) -> Flame:
         bed.made(Case.of(label), PROFILE, options.seed, options.pins) as ready,
         ready.fresh() as place,
     ):
-        seconds = (WARMUP_S, DURATION_S)
-        spec = ready.spec(place, Path(workdir), seed=options.seed, scale=rate, seconds=seconds)
+        spec = ready.spec(
+            place,
+            Path(workdir),
+            seed=options.seed,
+            scale=rate,
+            length_s=DURATION_S,
+            warmup_s=WARMUP_S,
+        )
         looking = _Looking(program, place, directory / f"{label}.svg", Path(workdir) / "raw")
         per_s = traffic.PROFILES[PROFILE].requests_per_s * rate / 100.0
         say(f"{label}: looking at it at {rate:g} % of B3, {per_s:,.0f} requests/s")
@@ -123,10 +129,16 @@ class _Looking:
 
     def _record(self) -> None:
         for form, file in (("raw", self._raw), ("flamegraph", self._picture)):
-            command = [self._program, "record", "--pid", str(self._pid), "--format", form]
-            command += ["--rate", str(RATE_HZ), "--duration", f"{RECORD_S:.0f}", "--output"]
+            # py-spy writes its command line into the picture, which must name no path.
+            command = ["py-spy", "record", "--pid", str(self._pid), "--format", form]
+            command += ["--rate", str(RATE_HZ), "--duration", f"{RECORD_S:.0f}"]
             done = subprocess.run(
-                [*command, str(file)], capture_output=True, text=True, check=False, cwd=ROOT
+                [*command, "--output", file.name],
+                executable=self._program,
+                cwd=file.parent,
+                capture_output=True,
+                text=True,
+                check=False,
             )
             if done.returncode:
                 self._said = done.stderr.strip().splitlines()[-1] if done.stderr else "no reason"

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from bench import records
 from bench.chart_style import COLOURS, STYLES, log_milliseconds, save
@@ -25,24 +26,28 @@ def cases_of(points: Sequence[Point]) -> list[str]:
     return list(dict.fromkeys(point.case for point in points))
 
 
+def curve(points: Sequence[Point], case: str, verb: str) -> list[Point]:
+    """Those of one request of one case, by size."""
+    own = (point for point in points if (point.case, point.verb) == (case, verb))
+    return sorted(own, key=lambda point: point.size)
+
+
 def lines_of(points: Sequence[Point]) -> list[str]:
     """A table for each case: the median by size, and the largest size against the smallest."""
     lines: list[str] = []
     for case in cases_of(points):
-        own = [point for point in points if point.case == case]
-        sizes = sorted({point.size for point in own})
+        sizes = sorted({point.size for point in points if point.case == case})
         headers = (f"{case}: p50, ms", *(f"{size:,}" for size in sizes), "last / first")
-        rows = [_row(verb, [point for point in own if point.verb == verb]) for verb in VERBS]
-        first = {point.size: point for point in own if point.verb == VERBS[0]}
-        rows.append(("start, s", *(f"{first[size].started_s:.2f}" for size in sizes), ""))
-        rows.append(("database, MB", *(f"{first[size].database_mb:,.0f}" for size in sizes), ""))
+        rows = [_row(verb, curve(points, case, verb)) for verb in VERBS]
+        starts = curve(points, case, VERBS[0])
+        rows.append(("start, s", *(f"{point.started_s:.2f}" for point in starts), ""))
+        rows.append(("database, MB", *(f"{point.database_mb:,.0f}" for point in starts), ""))
         lines += [*table(headers, rows), ""]
     return lines
 
 
 def _row(verb: str, points: Sequence[Point]) -> tuple[str, ...]:
-    ordered = sorted(points, key=lambda point: point.size)
-    return (verb, *(milliseconds(point.p50_ms) for point in ordered), f"{growth(ordered):.2f}")
+    return (verb, *(milliseconds(point.p50_ms) for point in points), f"{growth(points):.2f}")
 
 
 def growth(points: Sequence[Point]) -> float:
@@ -55,8 +60,7 @@ def slower(points: Sequence[Point]) -> list[str]:
     found = []
     for case in cases_of(points):
         for verb in VERBS:
-            own = [point for point in points if (point.case, point.verb) == (case, verb)]
-            own.sort(key=lambda point: point.size)
+            own = curve(points, case, verb)
             if len(own) > 1 and growth(own) > 1.0 + TOLERANCE:
                 found.append(
                     f"{case}: {verb} takes {growth(own):.2f} times as long with "
@@ -88,8 +92,7 @@ def against_history(points: Sequence[Point]) -> Figure:
     panels = figure.subplots(1, len(cases), sharey=True, squeeze=False)[0]
     for axes, case in zip(panels, cases, strict=True):
         for number, verb in enumerate(VERBS):
-            own = [point for point in points if (point.case, point.verb) == (case, verb)]
-            own.sort(key=lambda point: point.size)
+            own = curve(points, case, verb)
             axes.plot(
                 [point.size for point in own],
                 [point.p50_ms for point in own],
@@ -103,6 +106,8 @@ def against_history(points: Sequence[Point]) -> Figure:
         axes.set_xlabel("closed orders in the tables")
         axes.set_title(case, fontsize=10)
         log_milliseconds(axes)
+        # All of it may lie within one decade.
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     panels[0].set_ylabel("p50, ms")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)

@@ -42,7 +42,7 @@ def _row(flood: Flood) -> tuple[str, ...]:
     before, during = flood.parts[BEFORE], flood.parts[DURING]
     # Before the overload the case was offered half of its capacity.
     capacity_per_s = during.offered_per_s / flood.factor
-    failed = ", ".join(f"{count:,} {name}" for name, count in during.failed.items())
+    failed = ", ".join(f"{count:,} × {name}" for name, count in during.failed.items())
     return (
         flood.case,
         f"{flood.capacity:g} %",

@@ -51,7 +51,7 @@ def test_a_real_small_day_is_kept_whole_started_again_and_drawn(tmp_path: Path) 
     assert found.faults == []
     assert found.orders == pytest.approx(3_000, rel=0.1)
     assert len(found.tenths) == TENTHS
-    assert sum(each.failed for each in found.tenths) == 0
+    assert [each.failed for each in found.tenths] == [0] * TENTHS
     # What rests at the end rests after the new start, less what has expired since then.
     last = found.tenths[-1].resting
     assert last is not None

@@ -61,7 +61,10 @@ def test_a_real_look_leaves_a_picture_and_a_report(
     found = flame.run(options, "v3", tmp_path, lambda line: None)
     assert found.looks > 20
     assert sum(found.origins.values()) == pytest.approx(1.0)
-    assert "<svg" in (tmp_path / "v3.svg").read_text()
+    picture = (tmp_path / "v3.svg").read_text()
+    assert "<svg" in picture
+    assert str(tmp_path) not in picture
+    assert sys.prefix not in picture
     (tmp_path / flame.FILE).write_bytes(msgspec.json.encode(found) + b"\n")
     conditions = {"layout": flame.LAYOUT, "options": options, "limits": flame_cli.KIND.limits}
     records.write_json(tmp_path / "meta.json", records.meta("python -m bench flame", conditions))
