@@ -43,14 +43,15 @@ class Mode(msgspec.Struct, frozen=True):
 
     After its search each case, and the null server too, is measured at the shares of its capacity
     in ``around``, as often as each stands there, and at the rates in ``at``, percent of B3, that it
-    can carry. ``duration_s`` is that of a trial; one that only looks for the bounds, or that stands
-    besides the search, may be as short as ``explore_s``.
+    can carry. ``duration_s`` is that of a trial of a search: all are as long, since a bound that a
+    short trial found and long ones overturn costs more than it saved. What is measured beside the
+    search may be as short as ``curve_s``.
     """
 
     name: str
     duration_s: float
     width: float
-    explore_s: float
+    curve_s: float
     repeats: int = 1
     around: tuple[float, ...] = ()
     at: tuple[float, ...] = ()
@@ -212,12 +213,12 @@ def mode_of(options: Options, case: str = "") -> Mode:
         mode = MODES[mode.null]
     if options.trial_s is None:
         return mode
-    return msgspec.structs.replace(mode, duration_s=options.trial_s, explore_s=options.trial_s)
+    return msgspec.structs.replace(mode, duration_s=options.trial_s, curve_s=options.trial_s)
 
 
 def duration_of(mode: Mode, purpose: str) -> float:
-    """How long a trial is measured, in seconds: what decides is measured longer."""
-    return mode.duration_s if purpose in ("confirm", "repeat") else mode.explore_s
+    """How long a trial is measured, in seconds."""
+    return mode.curve_s if purpose == "curve" else mode.duration_s
 
 
 def highest_rate(options: Options) -> float:
@@ -236,8 +237,9 @@ def search_s(options: Options, case: str, repeat: int = 1) -> float:
     mode, curve_ = mode_of(options, case), MODES[options.mode]
     if repeat > 1:
         return KNOWN_BOUNDS * trial_s(mode, "confirm")
-    exploring = TRIALS_TO_FIND + len(curve_.around) + len(curve_.at)
-    return exploring * trial_s(mode, "bracket") + TRIALS_TO_CONFIRM * trial_s(mode, "confirm")
+    points = len(curve_.around) + len(curve_.at)
+    searching = TRIALS_TO_FIND + TRIALS_TO_CONFIRM
+    return searching * trial_s(mode, "confirm") + points * trial_s(mode, "curve")
 
 
 def trial_s(mode: Mode, purpose: str) -> float:
