@@ -6,7 +6,7 @@ costs a quarter of what adapting Python lists does, and the values need no look-
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from common import queries
@@ -33,13 +33,14 @@ class Changes:
     def __contains__(self, order_id: int) -> bool:
         return order_id in self.created or order_id in self.changed
 
-    def add(self, order: Order, trades: Iterable[Trade], makers: Iterable[Order]) -> None:
+    def add(self, order: Order, trades: Sequence[Trade], makers: Iterable[Order]) -> None:
         """A new order and all that it did."""
         self.created[order.id] = order
         if order.client_order_id is not None:
             self.named[order.broker_id, order.client_order_id] = order
-        self.trades.extend(trades)
-        self.add_changed(makers)
+        if trades:
+            self.trades.extend(trades)
+            self.add_changed(makers)
 
     def add_changed(self, orders: Iterable[Order]) -> None:
         """Orders that are another way than before."""

@@ -9,7 +9,7 @@ reading at any moment changes nothing either.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from common.book import Book, BookSide
+from common.book import NO_RANK, Book, BookSide
 from common.expiry import ExpiryWheel, due
 from common.matching import close, close_what_may_not_rest, cross, execute
 from common.model import CloseReason, Order, Trade
@@ -68,6 +68,8 @@ class Engine:
 
         One comparison when there is none, however many orders rest.
         """
+        if now_us < self._expiry.next_look_us:
+            return ()
         ended = self._expiry.pop_due(now_us)
         for order in ended:
             close(order, CloseReason.EXPIRED, due(order))
@@ -109,5 +111,5 @@ class Engine:
         book = self.books[order.symbol]
         side = book.side_of(order)
         side.remove(order, quantity)
-        if not side.levels and book.is_empty():
+        if side.best_rank == NO_RANK and book.is_empty():
             del self.books[order.symbol]

@@ -21,15 +21,16 @@ class ExpiryWheel:
         self._far: dict[int, dict[int, Order]] = {}
         self._near: list[tuple[int, int, Order]] = []
         self._near_until_bucket = -1
-        self._next_look_us = 0
+        self.next_look_us = 0
 
     def add(self, order: Order) -> None:
         """Remember when the order ends. O(1)."""
-        due_us = due(order)
+        due_us = order.valid_until_us
+        assert due_us is not None, "an order without an end never rests"
         bucket = due_us // _BUCKET_US
         if bucket <= self._near_until_bucket:
             heapq.heappush(self._near, (due_us, order.sequence, order))
-            self._next_look_us = min(self._next_look_us, due_us)
+            self.next_look_us = min(self.next_look_us, due_us)
             return
         orders = self._far.get(bucket)
         if orders is None:
@@ -39,27 +40,29 @@ class ExpiryWheel:
 
     def discard(self, order: Order) -> None:
         """Forget an order that was closed. O(1); one that ends this second is forgotten then."""
-        bucket = due(order) // _BUCKET_US
-        orders = self._far.get(bucket)
+        due_us = order.valid_until_us
+        assert due_us is not None, "an order without an end never rests"
+        orders = self._far.get(due_us // _BUCKET_US)
         if orders is None:
             return
         orders.pop(order.id, None)
         if not orders:
-            del self._far[bucket]
+            del self._far[due_us // _BUCKET_US]
 
     def pop_due(self, now_us: int) -> Sequence[Order]:
         """Open orders that have ended by ``now_us``, first ended first. O(orders given back)."""
-        if now_us < self._next_look_us:
+        if now_us < self.next_look_us:
             return ()
-        self._bring_near(now_us // _BUCKET_US)
-        ended = []
-        while self._near and self._near[0][0] <= now_us:
-            order = heapq.heappop(self._near)[2]
-            if order.is_open:
+        bucket = now_us // _BUCKET_US
+        if bucket > self._near_until_bucket:
+            self._bring_near(bucket)
+        near, ended = self._near, []
+        while near and near[0][0] <= now_us:
+            order = heapq.heappop(near)[2]
+            if order.close_reason is None:
                 ended.append(order)
-        self._next_look_us = (self._near_until_bucket + 1) * _BUCKET_US
-        if self._near:
-            self._next_look_us = min(self._next_look_us, self._near[0][0])
+        # What lies near ends before the next bucket begins.
+        self.next_look_us = near[0][0] if near else (self._near_until_bucket + 1) * _BUCKET_US
         return ended
 
     def _bring_near(self, bucket: int) -> None:

@@ -27,7 +27,7 @@ def cross(taker: Order, makers: Iterable[Order]) -> list[Fill]:
     end has come meets nobody.
     """
     fills: list[Fill] = []
-    if has_ended(taker):
+    if taker.valid_until_us is not None and taker.valid_until_us <= taker.created_at_us:
         return fills
     wanted = taker.remaining_quantity
     for maker in makers:
@@ -87,13 +87,8 @@ def close_what_may_not_rest(taker: Order) -> None:
         return
     if taker.time_in_force is _IMMEDIATE_OR_CANCEL:
         close(taker, _UNFILLED, taker.created_at_us)
-    elif has_ended(taker):
-        close(taker, _EXPIRED, taker.valid_until_us or taker.created_at_us)
-
-
-def has_ended(order: Order) -> bool:
-    """Whether the order had already ended when it was accepted."""
-    return order.valid_until_us is not None and order.valid_until_us <= order.created_at_us
+    elif (end_us := taker.valid_until_us) is not None and end_us <= taker.created_at_us:
+        close(taker, _EXPIRED, end_us)
 
 
 def close(order: Order, reason: CloseReason, now_us: int) -> None:

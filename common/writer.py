@@ -13,7 +13,7 @@ import logging
 import statistics
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -119,7 +119,7 @@ class Writer:
         self,
         sequence: int,
         order: Order,
-        trades: Iterable[Trade],
+        trades: Sequence[Trade],
         makers: Iterable[Order],
         notices: Iterable[Notice],
     ) -> None:

@@ -116,7 +116,7 @@ def test_what_has_ended_is_kept_nowhere() -> None:
 
 
 def test_an_order_without_an_end_has_no_place_in_the_wheel() -> None:
-    with pytest.raises(ValueError, match="never rests"):
+    with pytest.raises(AssertionError, match="never rests"):
         ExpiryWheel().add(order(None))
 
 
