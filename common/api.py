@@ -63,6 +63,7 @@ STATUS_OF: dict[type[ExchangeError], HTTPStatus] = {
 
 # What tells how a service does must be answered above all when it does badly.
 NEVER_REFUSED = ("/health", "/metrics")
+_LOOKED_AT = tuple(b"GET %b " % path.encode() for path in NEVER_REFUSED)
 
 log = logging.getLogger(__name__)
 
@@ -178,6 +179,8 @@ class Api:
             self,
             answer=self.answer,
             refuses=self.refuses,
+            refuses_unread=self.refuses_unread,
+            overload=self._overload,
             options=options,
             patience_s=self._settings.client_patience_s,
             connections_max=self._settings.connections_max,
@@ -238,8 +241,13 @@ class Api:
 
     def refuses(self, message: RawRequestMessage) -> bool:
         """Whether a request is not even looked at, because more come than can be answered."""
-        if not self._overload.is_behind or message.path in NEVER_REFUSED:
-            return False
+        return self._overload.is_behind and message.path not in NEVER_REFUSED and self._refuse()
+
+    def refuses_unread(self, first: bytes) -> bool:
+        """The same by the first bytes of a request."""
+        return self._overload.is_behind and not first.startswith(_LOOKED_AT) and self._refuse()
+
+    def _refuse(self) -> bool:
         refused = not self._overload.admits(time.monotonic())
         if refused:
             self._answered[503] += 1

@@ -10,29 +10,39 @@ held by the contract tests, which send requests both ways.
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
 from types import coroutine
-from typing import Any, cast
+from typing import Any
 
 from aiohttp import HttpVersion11, web
 from aiohttp.http import RawRequestMessage
 from aiohttp.streams import StreamReader
 
+from common.overload import Overload
 from common.reply import Reply
 
 BODY_MAX_BYTES = 16 * 1024
 LOOK_AT_CLIENTS_S = 0.25
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-_TOO_MANY = (
-    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n"
-    b"Connection: close\r\n\r\n"
-)
 # What a service says that has no time to look at a request; as short as it can be.
 _TOO_MUCH = b'{"code":"overloaded","detail":"more requests come than can be answered; retry later"}'
-_OVERLOADED = (
+_OVERLOADED, _TURNED_AWAY = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Type: application/json\r\n"
-    b"Content-Length: %d\r\n\r\n%b" % (len(_TOO_MUCH), _TOO_MUCH)
+    b"%bContent-Length: %d\r\n\r\n%b" % (more, len(_TOO_MUCH), _TOO_MUCH)
+    for more in (b"", b"Connection: close\r\n")
+)
+# A request with none of the headers that change where it ends or what becomes of the connection.
+# What does not match is never tried in another way (``*+``), so this takes linear time.
+_HEADERS = (
+    rb"(?:(?!connection(?!: keep-alive\r)|content-length|expect|transfer-encoding|upgrade)"
+    rb"[\w-]+:[^\r\n]*\r\n)*+"
+)
+_ONE_REQUEST = re.compile(
+    rb"(?:GET|POST|DELETE) [^ \r\n]+ HTTP/1\.1\r\n%b(?:content-length: (\d{1,5})\r\n)?%b\r\n"
+    % (_HEADERS, _HEADERS),
+    re.IGNORECASE,
 )
 # With more than a thousand connections ready, libuv may read from them again and again, for
 # seconds, before anything else of the event loop runs, the flush among it. After so many answers
@@ -45,8 +55,10 @@ Refuses = Callable[[RawRequestMessage], bool]
 
 
 class Server(web.Server):
-    """aiohttp's low-level server; ``answer`` is asked for what can go the short way, unless it
-    ``refuses`` that.
+    """aiohttp's low-level server; ``answer`` is asked for what can go the short way.
+
+    Under ``overload`` it ``refuses`` some of that, and, what costs less, ``refuses_unread`` bytes
+    that are surely one request.
 
     A client has ``patience_s`` for a request to arrive and for a reply to be read, and
     ``connections_max`` is how many may be open at once.
@@ -58,6 +70,8 @@ class Server(web.Server):
         *,
         answer: Answer,
         refuses: Refuses,
+        refuses_unread: Callable[[bytes], bool],
+        overload: Overload,
         options: dict[str, Any],
         patience_s: float,
         connections_max: int,
@@ -66,14 +80,21 @@ class Server(web.Server):
         super().__init__(handler, **more, **options)
         self._answer = answer
         self.refuses = refuses
+        self.refuses_unread = refuses_unread
+        self.overload = overload
         self._options = options
         self._answers = 0
         self._patience_s = patience_s
         self._connections_max = connections_max
 
-    def is_full(self) -> bool:
-        """Whether there are more connections than may be."""
-        return len(self._connections) > self._connections_max
+    def turned_away(self, first: bytes, coming: int) -> bytes | None:
+        """What a new connection gets if it cannot be had, by the ``first`` bytes that it brought;
+        ``coming`` are those that will be here in a moment.
+
+        While more comes than can be answered, each connection more makes all others wait longer.
+        """
+        full = len(self._connections) + coming >= self._connections_max
+        return _TURNED_AWAY if full or (first and self.refuses_unread(first)) else None
 
     async def drop_slow(self) -> None:
         """Close the connections that keep us waiting; to be called regularly."""
@@ -119,13 +140,6 @@ class Connection(web.RequestHandler):
         self._arriving_s: float | None = None
         self._unread_s: float | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        if self._server.is_full():
-            # The transports of uvloop have the methods but not the base class.
-            cast(asyncio.WriteTransport, transport).write(_TOO_MANY)
-            self.force_close()
-
     def pause_writing(self) -> None:
         """More waits to be read than the transport likes to keep."""
         super().pause_writing()
@@ -149,6 +163,8 @@ class Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Parse, and answer what is whole; replies leave in the order of the requests."""
         waiter = self._waiter
+        if self._server.overload.is_behind and self._refused_unread(data):
+            return
         if waiter is None or waiter.done():  # aiohttp is at work on a request, or about to be
             self._mixed = True
             super().data_received(data)
@@ -169,6 +185,16 @@ class Connection(web.RequestHandler):
         else:
             self._busy = True
             self._loop.call_soon(self._take_turn)
+
+    def _refused_unread(self, data: bytes) -> bool:
+        """Refuse one whole request without parsing it, for about half of what it costs with."""
+        at_rest = not (self._busy or self._messages or self._current_request)
+        if not at_rest or self._arriving_s is not None or not is_one_request(data):
+            return False
+        refused = self._server.refuses_unread(data)
+        if refused:
+            self._send(_OVERLOADED)
+        return refused
 
     def _take_turn(self) -> None:
         self._busy = False
@@ -261,6 +287,15 @@ def is_plain(message: RawRequestMessage) -> bool:
         and not message.upgrade
         and "Expect" not in message.headers
     )
+
+
+def is_one_request(data: bytes) -> bool:
+    """Whether this is surely one whole request on a connection that stays.
+
+    False wherever a parser might see more, less or something else in it.
+    """
+    found = _ONE_REQUEST.match(data)
+    return found is not None and int(found[1] or 0) == len(data) - found.end()
 
 
 @coroutine

@@ -14,7 +14,7 @@ LATE_S = 0.025
 LATE_BEATS = 3
 # Who is behind refuses what may have waited longer than this, and counts as behind until it has
 # refused nobody for a while.
-WAIT_MAX_S = 0.050
+WAIT_MAX_S = 0.030
 CALM_S = 1.0
 
 

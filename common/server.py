@@ -19,6 +19,7 @@ from common.connection import LOOK_AT_CLIENTS_S
 from common.database import prepare_schema
 from common.errors import StartError
 from common.exchange import Exchange
+from common.listening import Listener
 from common.periodic import every
 from common.postgres import EmbeddedPostgres
 from common.processes import supervise
@@ -30,7 +31,6 @@ OpenExchange = Callable[[Settings, str], AbstractAsyncContextManager[Exchange]]
 SHUTDOWN_PATIENCE_S = 10.0
 # For the last replies to leave.
 CLOSE_PATIENCE_S = 2.0
-BACKLOG = 4096
 # Young objects per collection, and collections of one generation per collection of the next.
 GC_THRESHOLDS = (20_000, 20, 1_000)
 
@@ -110,17 +110,10 @@ async def serve(open_exchange: OpenExchange, settings: Settings, database_url: s
         server = api.server()
         runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=CLOSE_PATIENCE_S)
         await runner.setup()
-        site = web.TCPSite(
-            runner,
-            settings.host,
-            settings.port,
-            backlog=BACKLOG,
-            reuse_address=True,
-            reuse_port=settings.share_port,
-        )
+        listener = Listener(server, server.turned_away)
         try:
             try:
-                await site.start()
+                await listener.start(settings.host, settings.port, reuse_port=settings.share_port)
             except OSError as error:
                 raise cannot_serve(settings, error) from None
             spare_the_collector()
@@ -128,9 +121,10 @@ async def serve(open_exchange: OpenExchange, settings: Settings, database_url: s
             with api.watching():
                 async with every(LOOK_AT_CLIENTS_S, server.drop_slow):
                     await stop.wait()
-            await site.stop()  # nobody new; who is connected gets an answer
+            listener.stop()  # nobody new; who is connected gets an answer
             await api.drained(SHUTDOWN_PATIENCE_S)
         finally:
+            listener.stop()
             await runner.cleanup()
 
 
