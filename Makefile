@@ -6,8 +6,8 @@ READY  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help bench-v1 bench-v2 bench-v3 bench-quick bench-all bench-publish bench-check bench-micro \
-        bench-sensitivity bench-crash bench-overload bench-growth bench-day bench-flame \
-        bench-pgbench notebook run-v1 run-v2 run-v3 test lint diff charts clean
+        bench-sensitivity bench-crash bench-overload bench-clients bench-growth bench-day \
+        bench-flame bench-pgbench notebook run-v1 run-v2 run-v3 test lint diff charts clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,7 +27,7 @@ bench-quick: $(READY)  ## the three cases with short trials and wide bounds (6 m
 bench-all: $(READY)  ## the three cases, and casev1 in two processes (18 minutes)
 	$(BIN)/python -m bench capacity --version v1 v1x2 v2 v3
 
-bench-publish: $(READY)  ## the same with long trials, five interleaved repeats (2 hours)
+bench-publish: $(READY)  ## the same with long trials, five interleaved repeats (1.5 to 2 hours)
 	$(BIN)/python -m bench capacity --version v1 v1x2 v2 v3 --mode publish
 
 bench-check: $(READY)  ## compare with the baseline: pass, regress, inconclusive (10 minutes)
@@ -45,10 +45,13 @@ bench-crash: $(READY)  ## kill -9 under load, fifty times each: what is lost? (3
 bench-overload: $(READY)  ## three times the capacity for a minute, and back (6 minutes)
 	$(BIN)/python -m bench overload
 
+bench-clients: $(READY)  ## beside idle, dribbling, half-closed and deaf clients (6 minutes)
+	$(BIN)/python -m bench clients
+
 bench-growth: $(READY)  ## is a case slower with 10,000,000 orders in its tables? (20 minutes)
 	$(BIN)/python -m bench growth
 
-bench-day: $(READY)  ## two million orders as one run: is the end like the beginning? (6 minutes)
+bench-day: $(READY)  ## two million orders as one run: is the end like the beginning? (10 minutes)
 	$(BIN)/python -m bench day
 
 bench-flame: $(READY)  ## a flame graph of each case at 80 % of its capacity (3 minutes)
@@ -82,7 +85,7 @@ diff:  ## what separates each case from the next
 	  for file in app.py exchange.py; do \
 	    git --no-pager diff --no-index $$1/$$file $$2/$$file || true; done; done
 
-charts: $(READY)  ## draw the charts of the newest run again, from its raw data
+charts: $(READY)  ## draw the charts of the newest run of each kind again, from its raw data
 	$(BIN)/python -m bench charts
 
 clean:  ## remove the environment and the caches

@@ -6,7 +6,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import crash, day, flame, growth, overload, sensitivity, traffic_command, trials
+from bench import (
+    clients,
+    crash,
+    day,
+    flame,
+    growth,
+    overload,
+    sensitivity,
+    traffic_command,
+    trials,
+)
 from bench.exchange_client import HarnessError
 from bench.micro.report import RAW
 from bench.records import DEFAULT_DIRECTORY, layout_of
@@ -20,6 +30,7 @@ _APART = {
     "notebook": ("bench.notebook_cli", "execute a notebook in place"),
     "crash": ("bench.crash_cli", "kill a case under load and count what is lost"),
     "overload": ("bench.overload_cli", "offer a case far more than it can answer"),
+    "clients": ("bench.clients_cli", "measure beside clients that keep the service waiting"),
     "growth": ("bench.growth_cli", "ask a case again and again as its history grows"),
     "day": ("bench.day_cli", "send millions of orders and compare the last with the first"),
     "flame": ("bench.flame_cli", "draw where a case spends its time (needs py-spy)"),
@@ -32,6 +43,7 @@ _OF_LAYOUT = {
     sensitivity.LAYOUT: "bench.sensitivity_charts",
     crash.LAYOUT: "bench.crash_report",
     overload.LAYOUT: "bench.overload_report",
+    clients.LAYOUT: "bench.clients_report",
     growth.LAYOUT: "bench.growth_report",
     flame.LAYOUT: "bench.flame_report",
     day.LAYOUT: "bench.day_report",

@@ -87,7 +87,8 @@ class Options(msgspec.Struct, frozen=True):
 
     ``points`` are rates by case that are measured besides, each as often as it stands there;
     without ``search`` they are all that is measured. ``trial_s`` is how long a trial is measured,
-    if not as long as the mode says.
+    if not as long as the mode says. ``repeats_planned`` is with how many repeats the run was begun,
+    if it was resumed with another number; trials of later repeats do not count then.
     """
 
     cases: list[str]
@@ -100,6 +101,7 @@ class Options(msgspec.Struct, frozen=True):
     search: bool = True
     points: dict[str, list[float]] = {}
     trial_s: float | None = None
+    repeats_planned: int | None = None
 
 
 @dataclass(frozen=True)

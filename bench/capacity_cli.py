@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from bench import records, service
 from bench.capacity import LAYOUT, MODES, Options, Run, beside_the_generator, conditions
 from bench.exchange_client import HarnessError
@@ -63,7 +65,12 @@ def parser() -> Parser:
     )
     made.add_argument("--pins", type=pins_of, metavar="PINS")
     made.add_argument("--out", default=records.DEFAULT_DIRECTORY, type=Path, metavar="DIR")
-    made.add_argument("--resume", type=Path, metavar="DIR", help="go on with an interrupted run")
+    made.add_argument(
+        "--resume",
+        type=Path,
+        metavar="DIR",
+        help="go on with an interrupted run; with --repeats as often as that, no longer as planned",
+    )
     return made
 
 
@@ -73,7 +80,10 @@ def main(given: Sequence[str]) -> int:
     stop_on_signals()
     printer = Printer()
     try:
-        run = resumed(asked.resume, printer) if asked.resume else _new(asked, printer)
+        if asked.resume:
+            run = resumed(asked.resume, printer, repeats=asked.repeats)
+        else:
+            run = _new(asked, printer)
     except HarnessError as error:
         print(error, file=sys.stderr)
         return 1
@@ -82,7 +92,11 @@ def main(given: Sequence[str]) -> int:
         return INTERRUPTED
     command = shlex.join(["python", "-m", "bench", "capacity", *given])
     # What was asked for when it was begun says how to measure it again.
-    return measure(run, printer, records.command_of(run.directory) or command)
+    begun = records.command_of(run.directory) or command
+    shortened = f" --repeats {run.options.repeats}"
+    if run.options.repeats_planned is not None and not begun.endswith(shortened):
+        begun += shortened
+    return measure(run, printer, begun)
 
 
 def _asked(given: Sequence[str]) -> argparse.Namespace:
@@ -91,7 +105,7 @@ def _asked(given: Sequence[str]) -> argparse.Namespace:
     others = [
         f"--{name.replace('_', '-')}"
         for name, value in vars(asked).items()
-        if name != "resume" and value != made.get_default(name)
+        if name not in ("resume", "repeats") and value != made.get_default(name)
     ]
     if asked.resume and others:
         made.error(f"--resume: goes on as the run was begun; leave out {', '.join(others)}")
@@ -153,10 +167,19 @@ def _new(asked: argparse.Namespace, printer: Printer) -> Run:
     return Run(records.new_directory(asked.out), options, printer.say, printer.live)
 
 
-def resumed(directory: Path, printer: Printer, after_s: float = 0.0) -> Run:
-    """The run of a directory, with the options that it was begun with. Raises HarnessError."""
+def resumed(
+    directory: Path, printer: Printer, after_s: float = 0.0, repeats: int | None = None
+) -> Run:
+    """The run of a directory, with the options that it was begun with, but for the ``repeats``.
+
+    Raises HarnessError.
+    """
     try:
         options = read_options(directory)
+        if repeats is not None:
+            options = msgspec.structs.replace(
+                options, repeats=repeats, repeats_planned=options.repeats_planned or options.repeats
+            )
         run = Run(directory, options, printer.say, printer.live, after_s=after_s)
     except HarnessError as error:
         raise HarnessError(f"--resume: {error}") from None
@@ -172,4 +195,7 @@ def read_options(directory: Path) -> Options:
 
 def _write_meta(run: Run, command: str, *, partial: bool) -> None:
     content = records.meta(command, conditions(run.options, run, partial))
+    begun = records.revision_of(run.directory)
+    if begun not in (None, content["git"]):
+        content |= {"git": begun, "resumed_at": content["git"]}
     records.write_json(run.directory / "meta.json", content)

@@ -45,6 +45,17 @@ def lines_of(findings: Findings) -> list[str]:
         *cost_table(every),
         "",
         *limit_lines(findings.cases),
+        *log_lines(findings.cases),
+    ]
+
+
+def log_lines(cases: Sequence[Finding]) -> list[str]:
+    """How the write-ahead log writes at the capacity, of the cases that have one."""
+    return [
+        f"- {each.case} writes its log {each.log.writes_per_s:,.0f} times/s at its capacity, "
+        f"{each.log.records_per_write:.1f} records at a time, in {each.log.ms_p50:.2f} ms (p50)."
+        for each in cases
+        if each.log
     ]
 
 
@@ -84,7 +95,7 @@ def point_table(cases: Sequence[Finding]) -> list[str]:
     rows = [
         (
             each.case,
-            f"{point.rate:g} %",
+            f"{point.rate:g} %" if point.stable else f"{point.rate:g} %, not stable",
             milliseconds(point.figures.latency_ms_p50),
             milliseconds(point.figures.latency_ms_p99),
             milliseconds(point.figures.latency_ms_p999),

@@ -1,4 +1,4 @@
-"""``python -m bench day``: as much of a whole day of B3 as fits, as fast as casev3 takes it.
+"""``python -m bench day``: as much of a whole day of B3 as fits, far faster than it passes.
 
 A day of B3 is 20 million orders with their cancels and reads. They are sent at a steady rate, far
 above that of the day, and the first tenth is compared with the last: latency, CPU per request,

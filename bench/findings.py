@@ -11,7 +11,7 @@ from bench.figures import KindFigures
 from bench.search import Capacity, bounds, split
 from bench.service import NULL, Case
 from bench.traffic import PROFILES
-from bench.trials import Record, Staleness
+from bench.trials import LogWrites, Record, Staleness
 from bench.verdict import Verdict
 
 POINTS = (25.0, 100.0, 300.0)
@@ -32,6 +32,7 @@ class Point(msgspec.Struct, frozen=True):
 
     rate: float
     figures: KindFigures
+    stable: bool = True
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -60,6 +61,7 @@ class Finding(msgspec.Struct, frozen=True):
     flush_age_ms_max: float | None
     changes_per_flush: float | None
     limit: Bottleneck | None
+    log: LogWrites | None = None
 
 
 class Findings(msgspec.Struct, frozen=True):
@@ -78,6 +80,7 @@ class Findings(msgspec.Struct, frozen=True):
 
 def found(options: Options, records: Sequence[Record]) -> Findings:
     """The findings of a run, whole or not; a case without trials is left out."""
+    records = [one for one in records if one.repeat <= options.repeats]
     measured = [
         _finding(options, records, case)
         for case in [NULL.label, *options.cases]
@@ -119,6 +122,7 @@ def _finding(options: Options, records: Sequence[Record], case: str) -> Finding:
         flush_age_ms_max=_most([one.flush_age_ms_max for one in at_knee]),
         changes_per_flush=_median([one.changes_per_flush for one in at_knee]),
         limit=None if last is None else bottleneck(case, _knee(options, case, at_knee)),
+        log=None if last is None else last.log,
     )
 
 
@@ -174,7 +178,7 @@ def _point(own: Sequence[Record], rate: float) -> Point | None:
     if not near:
         return None
     one = min(near, key=lambda one: abs(one.rate - rate))
-    return Point(one.rate, one.everything)
+    return Point(one.rate, one.everything, one.verdict is Verdict.PASS)
 
 
 def _staleness_ms(trials: Sequence[Mapping[str, Staleness]]) -> dict[str, Staleness]:

@@ -166,6 +166,11 @@ def command_of(directory: Path) -> str | None:
     return _said(directory, "command")
 
 
+def revision_of(directory: Path) -> str | None:
+    """The commit at which a run was begun; None when nothing is written of it yet."""
+    return _said(directory, "git")
+
+
 def _said(directory: Path, name: str) -> str | None:
     try:
         meta = msgspec.json.decode((directory / "meta.json").read_bytes(), type=dict[str, Any])

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from bench import capacity_report
+from bench import capacity_report, crash
 from bench.capacity import LAYOUT
 from bench.exchange_client import HarnessError
 from bench.findings import Findings
@@ -35,9 +35,16 @@ def newest_runs(results: Path = DEFAULT_DIRECTORY) -> list[Path]:
     return [*of_layout.values(), *newest(results).values()]
 
 
-def newest_of(layout: str, results: Path = DEFAULT_DIRECTORY) -> Path | None:
-    """The newest run of a layout, whole or not."""
-    found = [run for run, conditions in _runs(results) if conditions.get("layout") == layout]
+def newest_of(
+    layout: str, results: Path = DEFAULT_DIRECTORY, *, whole: bool = False
+) -> Path | None:
+    """The newest run of a layout; ``whole`` leaves out what was broken off, and what is void."""
+    found = [
+        run
+        for run, conditions in _runs(results)
+        if conditions.get("layout") == layout
+        and not (whole and (conditions["partial"] or conditions["void"]))
+    ]
     return found[-1] if found else None
 
 
@@ -109,12 +116,14 @@ def _capacities(run: Path, versions: Sequence[str], way: str) -> list[str]:
     conditions = _conditions(run)
     machine, place = conditions["machine"], f"{way}{run.name}"
     every = capacity_report.read(run)
-    shown = [each for each in every.cases if each.case.partition("x")[0] in versions]
+    shown = [each for each in every.cases if _version(each.case) in versions]
     findings = Findings(every.mode, every.profile, every.null, shown)
     repeats = conditions["options"]["repeats"]
     of_repeats = "One search: how much it varies from run to run is not shown."
     if repeats > 1:
         of_repeats = f"The range is that of {repeats} repeats."
+    if (planned := conditions["options"].get("repeats_planned")) is not None:
+        of_repeats += f" {planned} were planned."
     return [
         f"`{conditions['command']}` on {machine['cores']} cores of an {machine['cpu']}, Python "
         f"{conditions['python']}; service, generator and database share them. {of_repeats} "
@@ -122,7 +131,32 @@ def _capacities(run: Path, versions: Sequence[str], way: str) -> list[str]:
         "",
         f"![Capacity]({place}/capacity.svg)",
         *capacity_report.lines_of(findings),
+        *_losses(run, versions, way),
     ]
+
+
+def _losses(run: Path, versions: Sequence[str], way: str) -> list[str]:
+    """What a crash costs in each mode, beside its capacity; nothing without a run of crashes."""
+    from bench import crash_report, loss  # noqa: PLC0415 - matplotlib takes a second to import
+
+    crashed = newest_of(crash.LAYOUT, run.parent, whole=True)
+    if crashed is None:
+        return []
+    carried, crashes = capacity_report.read(run).cases, crash_report.read(crashed)
+    shown = [each for each in crashes if _version(each.case) in versions]
+    picture = ["", f"![Orders lost against capacity]({way}{loss.CHART}.svg)"]
+    return [
+        "",
+        f"What `kill -9` costs, from [these crashes]({way}{crashed.name}/report.md):",
+        "",
+        *loss.lines_of(loss.modes(carried, shown)),
+        *(picture if len(versions) > 1 else []),
+    ]
+
+
+def _version(case: str) -> str:
+    """Of a label such as v3, v1x2 or v3-wal."""
+    return case.partition("x")[0].partition("-")[0]
 
 
 def _section(run: Path, way: str) -> list[str]:
@@ -171,8 +205,16 @@ def updated(readme: Path, versions: Sequence[str], results: Path = DEFAULT_DIREC
 
 
 def write_all() -> list[Path]:
-    """Renew every README; those that there are."""
+    """Renew every README, and the chart that they share; the files."""
     files = [ROOT / name for name in READMES]
     for readme, versions in zip(files, READMES.values(), strict=True):
         readme.write_text(updated(readme, versions))
-    return files
+    published, crashed = newest_published(), newest_of(crash.LAYOUT, whole=True)
+    return files if published is None or crashed is None else [*files, *_draw(published, crashed)]
+
+
+def _draw(published: Path, crashed: Path) -> list[Path]:
+    from bench import chart_style, crash_report, loss  # noqa: PLC0415 - as above
+
+    known = loss.modes(capacity_report.read(published).cases, crash_report.read(crashed))
+    return chart_style.save(loss.chart(known), DEFAULT_DIRECTORY / loss.CHART)

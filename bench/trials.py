@@ -38,12 +38,22 @@ class Staleness(msgspec.Struct, frozen=True):
     max: float
 
 
+class LogWrites(msgspec.Struct, frozen=True):
+    """What the write-ahead log did for the trial: how many records a write had, how many writes it
+    made, how long one took (median of the last thousand, milliseconds)."""
+
+    records_per_write: float
+    writes_per_s: float
+    ms_p50: float
+
+
 class Record(msgspec.Struct, frozen=True):
     """One trial. Percentiles are None where they are infinite or nothing was seen.
 
     ``staleness_ms`` is by kind of read (``book``, ``price``, ``order``), empty without a probe;
     ``flush_age_ms_max`` how long the oldest change has waited for the database. ``cpu_share`` is of
     one core, ``backlog`` the requests in flight at equal distances over the measured time.
+    ``log`` is None without a write-ahead log, and in records from before 2026-11-26.
     """
 
     number: int
@@ -78,6 +88,7 @@ class Record(msgspec.Struct, frozen=True):
     backlog: list[float]
     checks: list[str]
     faults: list[str]
+    log: LogWrites | None = None
 
     @property
     def name(self) -> str:
@@ -169,6 +180,7 @@ def _beside(seen: observe.Seen, sent: int) -> dict[str, Any]:
         "pool_waiting_max": max(health.pool_waiting for health in looks),
         "transaction_retries": last.transaction_retries,
         "database": _database(seen, sent),
+        "log": _log(seen),
     }
 
 
@@ -198,6 +210,21 @@ def _database(seen: observe.Seen, sent: int) -> Database | None:
         fsyncs_per_s=(last.wal_fsyncs - first.wal_fsyncs) / (ended_s - begun_s),
         wal_bytes_per_request=(last.wal_bytes - first.wal_bytes) / max(sent, 1),
         busy=observe.waits(seen),
+    )
+
+
+def _log(seen: observe.Seen) -> LogWrites | None:
+    looks = [(at, health) for at, health in seen.health if seen.begin_s <= at <= seen.end_s]
+    if len(looks) < 2:
+        return None
+    (begun_s, first), (ended_s, last) = looks[0], looks[-1]
+    writes = last.wal_syncs - first.wal_syncs
+    if not writes:
+        return None
+    return LogWrites(
+        records_per_write=(last.wal_records - first.wal_records) / writes,
+        writes_per_s=writes / (ended_s - begun_s),
+        ms_p50=last.wal_sync_ms_p50,
     )
 
 

@@ -130,10 +130,9 @@ class Exchange:
         await self._sequencer.settled()
 
     async def health(self) -> Health:
-        full = self._writer.full()
         return Health(
             self._sequencer.durability,
-            "too many changes wait for the database" if full else None,
+            self._writer.refusal() or self._sequencer.refusal(),
             {
                 "brokers": len(self._brokers.by_id),
                 "books": len(self._engine.books),

@@ -172,6 +172,8 @@ class Api:
         options: dict[str, Any] = {
             "access_log": None,
             "keepalive_timeout": KEEP_ALIVE_S,
+            # For the rest of a body after its reply.
+            "lingering_time": float(self._settings.client_patience_s),
             # Bodies of 16 KiB need no compression, and what is not unpacked is no bomb.
             "auto_decompress": False,
         }

@@ -3,7 +3,8 @@
 aiohttp gives each request a task, a writer and a request object, and goes three times through the
 event loop for it: to wake the connection's own task, to start the request's, and to wake the first
 again. A request that asks for nothing special is answered here, in the call that brought the last
-of its bytes. Parsing, limits, keep-alive and every other request stay with aiohttp.
+of its bytes. Parsing, limits, keep-alive and every other request stay with aiohttp. Only a service
+that is behind refuses some requests without parsing them.
 
 This reaches below aiohttp's public names, so its version is pinned; what it must not change is
 held by the contract tests, which send requests both ways.
@@ -11,10 +12,10 @@ held by the contract tests, which send requests both ways.
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial
-from types import coroutine
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import HttpVersion11, web
 from aiohttp.http import RawRequestMessage
@@ -36,8 +37,8 @@ _OVERLOADED, _TURNED_AWAY = (
 # A request with none of the headers that change where it ends or what becomes of the connection.
 # What does not match is never tried in another way (``*+``), so this takes linear time.
 _HEADERS = (
-    rb"(?:(?!connection(?!: keep-alive\r)|content-length|expect|transfer-encoding|upgrade)"
-    rb"[\w-]+:[^\r\n]*\r\n)*+"
+    rb"(?:(?!(?:proxy-)?connection(?!: keep-alive\r)|content-length|expect|transfer-encoding"
+    rb"|upgrade)[\w-]+:[^\r\n]*\r\n)*+"
 )
 _ONE_REQUEST = re.compile(
     rb"(?:GET|POST|DELETE) [^ \r\n]+ HTTP/1\.1\r\n%b(?:content-length: (\d{1,5})\r\n)?%b\r\n"
@@ -87,14 +88,16 @@ class Server(web.Server):
         self._patience_s = patience_s
         self._connections_max = connections_max
 
-    def turned_away(self, first: bytes, coming: int) -> bytes | None:
-        """What a new connection gets if it cannot be had, by the ``first`` bytes that it brought;
-        ``coming`` are those that will be here in a moment.
+    def is_full(self) -> bool:
+        """Whether there are more connections than may be."""
+        return len(self._connections) > self._connections_max
+
+    def turned_away(self, first: bytes) -> bytes | None:
+        """What a new connection gets if it cannot be had, by the ``first`` bytes that it brought.
 
         While more comes than can be answered, each connection more makes all others wait longer.
         """
-        full = len(self._connections) + coming >= self._connections_max
-        return _TURNED_AWAY if full or (first and self.refuses_unread(first)) else None
+        return _TURNED_AWAY if first and self.refuses_unread(first) else None
 
     async def drop_slow(self) -> None:
         """Close the connections that keep us waiting; to be called regularly."""
@@ -119,9 +122,12 @@ class Server(web.Server):
 
 class Connection(web.RequestHandler):
     """One connection. While it is ``_busy``, a request of it is being answered the short way;
-    ``_mixed`` says that others went aiohttp's way."""
+    ``_mixed`` says that others went aiohttp's way. While it is ``_between`` two requests for sure,
+    the parser holds nothing of the next one."""
 
-    __slots__ = ("_answer", "_arriving_s", "_busy", "_mixed", "_server", "_task", "_unread_s")
+    __slots__ = (
+        "_answer", "_arriving_s", "_between", "_busy", "_mixed", "_server", "_task", "_unread_s",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -135,10 +141,18 @@ class Connection(web.RequestHandler):
         self._answer = answer
         self._busy = False
         self._mixed = False
+        self._between = True
         self._task: asyncio.Task[None] | None = None
         # Since when a request has been arriving, and a reply has been waiting to be read.
         self._arriving_s: float | None = None
         self._unread_s: float | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if self._server.is_full():
+            # The transports of uvloop have the methods but not the base class.
+            cast(asyncio.WriteTransport, transport).write(_TURNED_AWAY)
+            self.force_close()
 
     def pause_writing(self) -> None:
         """More waits to be read than the transport likes to keep."""
@@ -163,15 +177,17 @@ class Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Parse, and answer what is whole; replies leave in the order of the requests."""
         waiter = self._waiter
-        if self._server.overload.is_behind and self._refused_unread(data):
+        if not self._server.overload.is_behind:
+            self._between = False  # not known; to find out would cost the more usual case
+        elif self._refused_unread(data):
             return
         if waiter is None or waiter.done():  # aiohttp is at work on a request, or about to be
-            self._mixed = True
+            is_first, self._mixed = not self._mixed, True
             super().data_received(data)
             if self._messages or self._current_request is not None:
                 self._arriving_s = None  # whole, or its handler waits for the rest
-            elif self._arriving_s is None:
-                self._arriving_s = self._loop.time()
+            elif is_first and self._arriving_s is None:
+                self._arriving_s = self._loop.time()  # else it may be a body that nobody wants
             return
         self._waiter = None  # so that aiohttp parses and does not wake its own way
         super().data_received(data)
@@ -187,14 +203,24 @@ class Connection(web.RequestHandler):
             self._loop.call_soon(self._take_turn)
 
     def _refused_unread(self, data: bytes) -> bool:
-        """Refuse one whole request without parsing it, for about half of what it costs with."""
-        at_rest = not (self._busy or self._messages or self._current_request)
-        if not at_rest or self._arriving_s is not None or not is_one_request(data):
-            return False
-        refused = self._server.refuses_unread(data)
-        if refused:
+        """Refuse one whole request without parsing it, for about half of what it costs with.
+
+        Only where the parser holds nothing that these bytes could belong to. That is so after one
+        whole request that came while nothing else was under way, whatever the parser held then: it
+        has ended whatever had begun.
+        """
+        at_rest = not (self._mixed or self._busy or self._messages)
+        one = at_rest and is_one_request(data)
+        if (
+            one
+            and self._between
+            and self._server.may_answer()
+            and self._server.refuses_unread(data)
+        ):
             self._send(_OVERLOADED)
-        return refused
+            return True
+        self._between = one
+        return False
 
     def _take_turn(self) -> None:
         self._busy = False
@@ -234,7 +260,7 @@ class Connection(web.RequestHandler):
             if self._server.refuses(message):
                 self._send(_OVERLOADED)
             else:
-                self._begin(self._answer(message, content))
+                self._go_on(self._answer(message, content))
 
     def _leave_to_aiohttp(self) -> None:
         self._mixed = True
@@ -242,17 +268,25 @@ class Connection(web.RequestHandler):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _begin(self, answering: Answering) -> None:
-        """Run to the first wait, which most requests never reach."""
+    def _go_on(self, answering: Answering) -> None:
+        """Run to the next wait, which most requests never reach, and go on from there after it.
+
+        As a task would do it, at less cost; so nothing that an answer waits for may ask for the
+        current task, which ``asyncio.timeout`` does (see ``common/waiting.py``).
+        """
         try:
-            waits_for = answering.send(None)
+            future = answering.send(None)
         except StopIteration as end:
             self._end(end.value)
-        else:
-            self._task = self._loop.create_task(self._finish(resumed(answering, waits_for)))
+            return
+        if future is None:
+            self._loop.call_soon(self._resume, answering)
+            return
+        future._asyncio_future_blocking = False  # by which a future knows that it was awaited
+        future.add_done_callback(partial(self._resume, answering))
 
-    async def _finish(self, answering: Awaitable[Reply]) -> None:
-        self._end(await answering)
+    def _resume(self, answering: Answering, _: object = None) -> None:
+        self._go_on(answering)
         self._serve()
 
     def _end(self, reply: Reply) -> None:
@@ -273,7 +307,8 @@ class Connection(web.RequestHandler):
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
 
     async def _caught_up(self) -> None:
-        await self._drain_helper()
+        with suppress(ConnectionError):  # the client has gone
+            await self._drain_helper()
         self._busy = False
         self._serve()
 
@@ -296,20 +331,3 @@ def is_one_request(data: bytes) -> bool:
     """
     found = _ONE_REQUEST.match(data)
     return found is not None and int(found[1] or 0) == len(data) - found.end()
-
-
-@coroutine
-def resumed(answering: Answering, waits_for: Any) -> Generator[Any, Any, Reply]:
-    """Go on with a coroutine that has been run to its first wait, in the task that awaits this."""
-    while True:
-        try:
-            sent = yield waits_for
-        except BaseException as error:
-            step = partial(answering.throw, error)
-        else:
-            step = partial(answering.send, sent)
-        try:
-            waits_for = step()
-        except StopIteration as end:
-            reply: Reply = end.value
-            return reply

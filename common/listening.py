@@ -27,14 +27,13 @@ class Listener:
     """Listens on every address of a host and gives each connection a protocol.
 
     ``turned_away`` sees the first bytes that a client has sent, none if they are on their way, and
-    how many connections were taken that have no protocol yet; it says what the client gets instead
-    of one, or None.
+    says what it gets instead, or None.
     """
 
     def __init__(
         self,
         protocol_factory: Callable[[], asyncio.Protocol],
-        turned_away: Callable[[bytes, int], bytes | None],
+        turned_away: Callable[[bytes], bytes | None],
     ) -> None:
         self._protocol_factory = protocol_factory
         self._turned_away = turned_away
@@ -47,25 +46,36 @@ class Listener:
         found = await self._loop.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
+        missing: OSError | None = None
         try:
-            for family, address in {(each[0], each[4][:2]) for each in found}:
-                listening = socket.create_server(
-                    address, family=family, backlog=BACKLOG, reuse_port=reuse_port
-                )
+            for family, address in dict.fromkeys((each[0], each[4]) for each in found):
+                try:
+                    listening = socket.create_server(
+                        address, family=family, backlog=BACKLOG, reuse_port=reuse_port
+                    )
+                except OSError as error:
+                    if error.errno != errno.EAFNOSUPPORT:  # such as IPv6 where there is none
+                        raise
+                    missing = error
+                    continue
                 listening.setblocking(False)
                 self._sockets.append(listening)
         except OSError:
-            self.stop()
+            await self.stop()
             raise
+        if missing is not None and not self._sockets:
+            raise missing
         for listening in self._sockets:
             self._loop.add_reader(listening, self._accept, listening)
 
-    def stop(self) -> None:
-        """Let nobody else in; who is connected stays."""
+    async def stop(self) -> None:
+        """Let nobody else in; who is connected has a protocol now, and stays."""
         for listening in self._sockets:
             self._loop.remove_reader(listening)
             listening.close()
         self._sockets.clear()
+        if self._taking_over:
+            await asyncio.wait(self._taking_over)
 
     def _accept(self, listening: socket.socket) -> None:
         for _ in range(ACCEPTED_TOGETHER):
@@ -82,7 +92,7 @@ class Listener:
                 self._loop.call_later(OUT_OF_FILES_PAUSE_S, self._go_on, listening)
                 return
             connection.setblocking(False)
-            farewell = self._turned_away(_first_bytes(connection), len(self._taking_over))
+            farewell = self._turned_away(_first_bytes(connection))
             if farewell is not None:
                 _part(connection, farewell)
                 continue

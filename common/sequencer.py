@@ -43,6 +43,10 @@ class Sequencer:
         self.sequence += 1
         return self.sequence
 
+    def refusal(self) -> str | None:
+        """Why no command is accepted at present, None if one is."""
+        return self._log.refusal()
+
     def repeat(self, sequence: int, now_us: int) -> None:
         """Go on behind a command of the log, which was stamped before a crash."""
         self.sequence = sequence

@@ -5,6 +5,7 @@ import errno
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -31,6 +32,8 @@ OpenExchange = Callable[[Settings, str], AbstractAsyncContextManager[Exchange]]
 SHUTDOWN_PATIENCE_S = 10.0
 # For the last replies to leave.
 CLOSE_PATIENCE_S = 2.0
+# Open besides connections: the database's, the log's, the program's own.
+FILES_BESIDE = 500
 # Young objects per collection, and collections of one generation per collection of the next.
 GC_THRESHOLDS = (20_000, 20, 1_000)
 
@@ -102,6 +105,7 @@ def serve_from_many(settings: Settings, database_url: str) -> None:
 
 async def serve(open_exchange: OpenExchange, settings: Settings, database_url: str) -> None:
     """Serve until a signal; answer what is in flight, drain, return. Raises StartError."""
+    allow_files(settings.connections_max + FILES_BESIDE)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -121,11 +125,21 @@ async def serve(open_exchange: OpenExchange, settings: Settings, database_url: s
             with api.watching():
                 async with every(LOOK_AT_CLIENTS_S, server.drop_slow):
                     await stop.wait()
-            listener.stop()  # nobody new; who is connected gets an answer
-            await api.drained(SHUTDOWN_PATIENCE_S)
+                await listener.stop()  # nobody new; who is connected gets an answer
+                await api.drained(SHUTDOWN_PATIENCE_S)
         finally:
-            listener.stop()
+            await listener.stop()
             await runner.cleanup()
+
+
+def allow_files(wanted: int) -> None:
+    """Raise the limit of open files to what is wanted, as far as the system allows it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if allowed > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        log.warning("the system allows %d open files, and %d could be needed", allowed, wanted)
 
 
 def spare_the_collector() -> None:

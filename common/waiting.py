@@ -1,7 +1,7 @@
 """Waiting for a limited time without being a task.
 
-``asyncio.timeout`` needs the current task. A request is run to its first wait before it becomes
-one (``common/connection.py``), so what a handler may wait for first waits by this.
+``asyncio.timeout`` needs the current task. Most requests are answered without one
+(``common/connection.py``), so what a handler waits for with a limit waits by this.
 """
 
 import asyncio

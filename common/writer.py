@@ -104,12 +104,14 @@ class Writer:
 
     def admit(self) -> None:
         """Raise Overloaded when as many changes wait for the database as may."""
-        if self.full():
-            raise Overloaded("too many changes wait for the database; retry later")
+        refusal = self.refusal()
+        if refusal is not None:
+            raise Overloaded(f"{refusal}; retry later")
 
-    def full(self) -> bool:
-        """Whether as many changes wait as may."""
-        return self.pending() >= self._pending_max
+    def refusal(self) -> str | None:
+        """Why no new order is taken at present, None if one is."""
+        full = self.pending() >= self._pending_max
+        return "too many changes wait for the database" if full else None
 
     def pending(self) -> int:
         """Changes that are not in the database yet."""
@@ -170,7 +172,7 @@ class Writer:
         """Flush regularly, each time after ``before()`` and before ``on_saved(flush)``; at the end
         everything that is left.
 
-        Raises StartError with the number of changes lost when that takes more than ``drain_s``.
+        Raises StartError with the number of changes left when that takes more than ``drain_s``.
         """
         self._stopping.clear()
         task = asyncio.create_task(self._run(before, on_saved))
@@ -184,7 +186,7 @@ class Writer:
             except TimeoutError:
                 raise StartError(
                     f"the database did not take the last {self.pending()} changes within "
-                    f"{drain_s:g} s (EXCHANGE_DRAIN_S): they are lost"
+                    f"{drain_s:g} s (EXCHANGE_DRAIN_S): without a log (wal) they are lost"
                 ) from None
 
     async def _run(

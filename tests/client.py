@@ -189,7 +189,10 @@ class Broker:
 
 
 class Service:
-    """One case as a process of its own. It is not ready before ``wait_until_ready`` returns."""
+    """One case as a process of its own. It is not ready before ``wait_until_ready`` returns.
+
+    ``module`` is run in place of the case's own.
+    """
 
     def __init__(
         self,
@@ -199,6 +202,7 @@ class Service:
         settings: Mapping[str, str | None],
         *,
         reads_behind: bool,
+        module: str | None = None,
     ) -> None:
         self.case = case
         self.log = log
@@ -222,7 +226,7 @@ class Service:
         }
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", case],
+                [sys.executable, "-m", module or case],
                 cwd=ROOT,
                 env=inherited | {"TMPDIR": str(log.parent)} | chosen,
                 stdin=subprocess.DEVNULL,

@@ -149,7 +149,8 @@ def start_service(
 ) -> Iterator[StartService]:
     """Starts services: ``start_service(database_url, EXCHANGE_…=…)``, None unsets a variable.
 
-    A new database is made unless one is named; ``ready=False`` does not wait until it serves.
+    A new database is made unless one is named; ``ready=False`` does not wait until it serves, and
+    ``module`` is run in place of the case's own.
     Those that still run when the test ends are stopped, and must end well.
     """
     yield from services(case, new_database, new_place)
@@ -165,11 +166,13 @@ def services(
         *,
         ready: bool = True,
         embedded: bool = False,
+        module: str | None = None,
         **settings: str | None,
     ) -> Service:
         url = None if embedded else database_url or new_database()
         behind = case in READS_BEHIND
-        service = Service(case, new_place() / "log", url, settings, reads_behind=behind)
+        log = new_place() / "log"
+        service = Service(case, log, url, settings, reads_behind=behind, module=module)
         started.append(service)
         if ready:
             service.wait_until_ready()

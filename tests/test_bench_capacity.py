@@ -22,11 +22,15 @@ from client import eventually
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis_profile import PROPERTY
+from msgspec.structs import replace
 
-from bench import trials
+from bench import capacity_cli, records, trials
 from bench.capacity import LAYOUT, Options, Task, mode_of, next_task
 from bench.capacity_cli import main, read_options
-from bench.trials import Record
+from bench.capacity_report import log_lines, point_table
+from bench.findings import found
+from bench.report import Printer
+from bench.trials import LogWrites, Record
 from bench.verdict import Verdict
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -145,6 +149,41 @@ def test_a_void_run_does_not_go_on(tmp_path: Path, refused: Callable[..., str]) 
     line = refused("--resume", tmp_path)
     assert "void" in line
     assert "begin a new run" in line
+
+
+def test_a_run_may_end_with_fewer_repeats_and_says_how_many_were_planned(tmp_path: Path) -> None:
+    options = replace(begun(tmp_path, {"v3": [10.0]}), repeats=5)
+    records.write_json(tmp_path / "meta.json", {"layout": LAYOUT, "options": options})
+    for number, repeat in ((1, 1), (2, 2), (3, 3)):
+        trials.append(tmp_path, a_trial(number=number, repeat=repeat))
+    run = capacity_cli.resumed(tmp_path, Printer(), repeats=2)
+    assert (run.options.repeats, run.options.repeats_planned) == (2, 5)
+    [case] = found(run.options, run.done).cases
+    assert (case.repeats, case.trials) == (2, 2)
+    again = capacity_cli.resumed(tmp_path, Printer())
+    assert again.options == options
+
+
+# ---- what a finding says besides the capacity ----
+
+
+def test_a_load_that_was_not_stable_is_marked(tmp_path: Path) -> None:
+    options = begun(tmp_path, {"v3": [25.0, 100.0]})
+    done = [
+        a_trial(rate=25.0, purpose="curve"),
+        a_trial(number=2, rate=100.0, purpose="curve", verdict=Verdict.FAIL),
+    ]
+    rows = point_table(found(options, done).cases)[2:]
+    assert ["not stable" in row for row in rows] == [False, True]
+
+
+def test_a_log_is_told_of_where_there_is_one(tmp_path: Path) -> None:
+    options = Options(["v3-wal"], "quick", "average", 1, {}, 1)
+    writes = LogWrites(records_per_write=12.34, writes_per_s=1500.0, ms_p50=0.1)
+    [line] = log_lines(found(options, [a_trial(case="v3-wal", log=writes)]).cases)
+    assert "1,500 times/s" in line
+    assert "12.3 records" in line
+    assert log_lines(found(options, [a_trial(case="v3-wal")]).cases) == []
 
 
 # ---- where a run stands follows from its trials ----

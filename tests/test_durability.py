@@ -1,12 +1,15 @@
 """EXCHANGE_DURABILITY=wal: whatever was acknowledged survives kill -9, flushed or not."""
 
+import os
+import signal
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
-from client import Broker, Service, eventually, in_seconds
-from conftest import StartService
+from client import Broker, Reply, Service, eventually, in_seconds
+from conftest import StartService, execute
+from full_disk import FULL
 from test_lifecycle import (
     Acknowledged,
     assert_consistent,
@@ -16,6 +19,7 @@ from test_lifecycle import (
     snapshot,
 )
 
+from common.postgres import EmbeddedPostgres
 from common.wal.disk import Directory
 from common.wal.format import BATCH_HEAD_BYTES, HEADER_BYTES
 
@@ -80,6 +84,28 @@ def test_kills_under_load_lose_nothing_that_was_acknowledged(logged: Logged) -> 
             known += results(clients)
         service = logged(service.database_url, **RARELY)
         brokers = again(service, brokers)
+    service.stop()
+    assert_kept(service, known)
+    assert_consistent(service)
+
+
+def test_killed_while_its_database_was_gone_a_service_comes_back_with_everything(
+    mortal: EmbeddedPostgres, logged: Logged
+) -> None:
+    execute(mortal.url, "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    service = logged(mortal.url, **FLUSHING)
+    brokers = [service.register(f"broker {number}") for number in range(4)]
+    with load(brokers) as clients:
+        eventually(accepted(service, 100))
+        os.kill(mortal.pid, signal.SIGKILL)
+        mortal.stop()
+        eventually(accepted(service, service.health()["sequence"] + 100))
+        unflushed = service.health()["flush_pending"]
+        service.kill()
+        known = results(clients)
+    assert unflushed > 50
+    mortal.start()
+    service = logged(mortal.url, **FLUSHING)
     service.stop()
     assert_kept(service, known)
     assert_consistent(service)
@@ -164,6 +190,48 @@ def test_emptied_is_emptied_also_after_a_kill(logged: Logged) -> None:
     [bob] = again(service, [bob])
     assert bob.book("PETR4").json["bids"] == []
     assert bob.detail(order_id)["status"] == "open"
+
+
+# ---- a disk without room ----
+
+
+def test_on_a_full_disk_commands_are_refused_and_reads_go_on(
+    logged: Logged, case: str, wal_dir: Path
+) -> None:
+    service = logged(module="tests.full_disk", TEST_CASE=case, **FLUSHING)
+    broker = service.register("Alice")
+    ids = [broker.place("ask", 5, 100)]
+    (wal_dir / FULL).touch()
+
+    def refused_order() -> Reply | None:
+        reply = broker.order(side="ask", price=200)
+        if reply.status != 201:
+            return reply
+        ids.append(reply.json["order_id"])
+        return None
+
+    reply = eventually(refused_order)
+    assert reply is not None
+    assert (reply.status, reply.json["code"]) == (503, "unavailable")
+    assert int(reply.headers["Retry-After"]) >= 1
+    assert broker.cancel(ids[0]).status == 503
+    health = service.client.request("GET", "/health")
+    assert (health.status, health.json["wal_full"]) == (503, 1)
+    assert "log" in health.json["reason"]
+    assert broker.detail(ids[0])["status"] == "open"
+    assert broker.book().json["asks"][0]["price"] == 100
+    assert broker.balance().status == 200
+    assert [order["id"] for order in reversed(broker.listed())] == ids
+
+    (wal_dir / FULL).unlink()
+    eventually(lambda: service.client.request("GET", "/health").status == 200)
+    ids.append(broker.place("bid", 5, 50))
+    assert broker.cancel(ids[0]).status == 204
+    service.kill()
+    service = logged(service.database_url, **FLUSHING)
+    [broker] = again(service, [broker])
+    assert [order["id"] for order in reversed(broker.listed())] == ids
+    assert broker.detail(ids[0])["close_reason"] == "cancelled"
 
 
 # ---- a start that would lose something ----

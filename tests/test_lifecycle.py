@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPException
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -27,7 +28,7 @@ from client import (
     order_body,
     send,
 )
-from conftest import StartService, execute
+from conftest import READING_CASES, StartService, execute
 
 from common.postgres import EmbeddedPostgres
 
@@ -602,13 +603,19 @@ def test_a_stop_that_cannot_store_everything_says_how_much_is_lost(
     assert "Traceback" not in service.text()
 
 
+@pytest.mark.parametrize("durability", ["flush", "wal"])
 @pytest.mark.parametrize("crash", [False, True], ids=["stopped", "killed"])
 @in_memory
 def test_a_server_that_ends_and_comes_back_is_caught_up_with(
-    mortal: EmbeddedPostgres, start_service: StartService, reads_memory: bool, crash: bool
+    mortal: EmbeddedPostgres,
+    start_service: StartService,
+    new_place: Callable[[], Path],
+    crash: bool,
+    durability: str,
 ) -> None:
     execute(mortal.url, "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-    service = start_service(mortal.url)
+    wal_dir = str(new_place() / "wal")
+    service = start_service(mortal.url, EXCHANGE_DURABILITY=durability, EXCHANGE_WAL_DIR=wal_dir)
     brokers = [service.register(f"broker {number}") for number in range(3)]
     with load(brokers) as clients:
         eventually(grown(service, 50))
@@ -618,7 +625,7 @@ def test_a_server_that_ends_and_comes_back_is_caught_up_with(
         before = service.health()["sequence"]
         eventually(lambda: service.health()["sequence"] > before + 50)
         probe = brokers[0].place("bid", 1, 1, symbol="PROBE")
-        if reads_memory:
+        if service.case not in READING_CASES:
             assert brokers[0].detail(probe)["status"] == "open"
             assert brokers[0].book("PROBE").json["bids"][0]["total_quantity"] == 1
         mortal.start()

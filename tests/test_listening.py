@@ -27,23 +27,27 @@ AT_ONCE = ACCEPTED_TOGETHER // 2
 class Greeter(asyncio.Protocol):
     """Says hello."""
 
+    made = False
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.made = True
         # The transports of uvloop have the methods but not the base class.
         cast(asyncio.Transport, transport).write(b"hello")
         transport.close()
 
 
-def nobody(first: bytes, coming: int) -> bytes | None:
+def nobody(first: bytes) -> bytes | None:
     return None
 
 
 async def listening(
-    turned_away: Callable[[bytes, int], bytes | None] = nobody,
+    turned_away: Callable[[bytes], bytes | None] = nobody,
+    factory: Callable[[], asyncio.Protocol] = Greeter,
 ) -> tuple[Listener, int]:
     """A listener and its port."""
     with socket.create_server((HOST, 0)) as probe:
         port = probe.getsockname()[1]
-    listener = Listener(Greeter, turned_away)
+    listener = Listener(factory, turned_away)
     await listener.start(HOST, port)
     return listener, port
 
@@ -59,20 +63,45 @@ async def said_to(client: socket.socket) -> bytes:
 
 def test_all_who_wait_are_let_in_in_one_turn() -> None:
     async def main() -> None:
-        coming: list[int] = []
+        taken: list[bytes] = []
+        some = asyncio.Event()
 
-        def count(first: bytes, taken: int) -> bytes | None:
-            coming.append(taken)
+        def count(first: bytes) -> bytes | None:
+            taken.append(first)
+            some.set()
             return None
 
         listener, port = await listening(count)
         with ExitStack() as clients:
             waiting = [connect(port, clients) for _ in range(AT_ONCE)]
+            await some.wait()
+            assert len(taken) == AT_ONCE
             for client in waiting:
                 assert await said_to(client) == b"hello"
-        listener.stop()
-        # None of them had its protocol yet when the last was taken.
-        assert coming == list(range(AT_ONCE))
+        await listener.stop()
+
+    uvloop.run(main())
+
+
+def test_who_was_let_in_has_a_protocol_when_it_has_stopped() -> None:
+    async def main() -> None:
+        seen = asyncio.Event()
+        greeters: list[Greeter] = []
+
+        def see(first: bytes) -> bytes | None:
+            seen.set()
+            return None
+
+        def make() -> Greeter:
+            greeters.append(Greeter())
+            return greeters[-1]
+
+        listener, port = await listening(see, make)
+        with ExitStack() as clients:
+            connect(port, clients)
+            await seen.wait()
+            await listener.stop()
+            assert [greeter.made for greeter in greeters] == [True]
 
     uvloop.run(main())
 
@@ -81,7 +110,7 @@ def test_who_is_turned_away_is_told_whatever_it_had_sent() -> None:
     async def main() -> None:
         seen: list[bytes] = []
 
-        def away(first: bytes, coming: int) -> bytes | None:
+        def away(first: bytes) -> bytes | None:
             seen.append(first)
             return b"not now"
 
@@ -92,7 +121,7 @@ def test_who_is_turned_away_is_told_whatever_it_had_sent() -> None:
             assert await said_to(talker) == b"not now"
             assert await said_to(talker) == b""
             assert await said_to(connect(port, clients)) == b"not now"
-        listener.stop()
+        await listener.stop()
         assert seen == [b"let me in", b""]
 
     uvloop.run(main())
@@ -123,7 +152,7 @@ def test_without_files_who_connects_waits_until_there_are_some() -> None:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             assert await told == b"hello"
             assert asyncio.get_running_loop().time() - began_s < OUT_OF_FILES_PAUSE_S + PATIENCE_S
-        listener.stop()
+        await listener.stop()
 
     uvloop.run(main())
 
@@ -131,7 +160,7 @@ def test_without_files_who_connects_waits_until_there_are_some() -> None:
 def test_a_stopped_listener_lets_nobody_in() -> None:
     async def main() -> None:
         listener, port = await listening()
-        listener.stop()
+        await listener.stop()
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((HOST, port), timeout=PATIENCE_S)
 
@@ -149,6 +178,7 @@ lines = st.sampled_from(
         b"Authorization: Bearer k",
         b"Connection: keep-alive",
         b"Connection: close",
+        b"Proxy-Connection: close",
         b"connection: keep-alive, upgrade",
         b"Upgrade: websocket",
         b"Expect: 100-continue",

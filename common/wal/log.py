@@ -45,6 +45,10 @@ class Log(Protocol):
         """A cancel is accepted. Raises Unavailable, and then it is not."""
         ...
 
+    def refusal(self) -> str | None:
+        """Why no more commands are taken at present, None if they are."""
+        ...
+
     async def settled(self) -> None:
         """Wait until all that has been accepted by now is as durable as promised."""
         ...
@@ -72,6 +76,9 @@ class NoLog:
 
     def cancelled(self, sequence: int, now_us: int, order_id: int) -> None:
         pass
+
+    def refusal(self) -> str | None:
+        return None
 
     async def settled(self) -> None:
         pass
@@ -180,6 +187,9 @@ class WriteAheadLog:
     def cancelled(self, sequence: int, now_us: int, order_id: int) -> None:
         self._gather(format.cancellation(sequence, now_us, order_id))
 
+    def refusal(self) -> str | None:
+        return "the disk of the log takes no more" if self._failed or self._is_full() else None
+
     async def settled(self) -> None:
         if self._failed:
             raise Unavailable("the log has failed")
@@ -238,8 +248,9 @@ class WriteAheadLog:
     # ---- on the event loop ----
 
     def _gather(self, record: Record) -> None:
-        if self._failed or self._is_full():
-            raise Unavailable("the disk of the log takes no more; retry later")
+        refusal = self.refusal()
+        if refusal is not None:
+            raise Unavailable(f"{refusal}; retry later")
         self._gathering.append(record)
         if len(self._gathering) == 1 and self._writing_waits is None:
             self._loop.call_soon(self._write)

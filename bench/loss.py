@@ -1,0 +1,95 @@
+"""Capacity against loss: what each case carries in each mode, and what a crash costs there.
+
+The capacities are those of one published run, the losses those of one run of crashes.
+"""
+
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+
+from bench.capacity_report import capacity_text
+from bench.chart_style import COLOURS
+from bench.crash import Crash
+from bench.crash_report import by_case, promise
+from bench.findings import Finding
+from bench.report import table
+
+CHART = "loss"
+_HEADERS = (
+    "mode",
+    "acknowledged when",
+    "capacity",
+    "crashes, at orders/s",
+    "acknowledged orders lost by one: median (most)",
+)
+
+
+class Mode(NamedTuple):
+    """A case with its promise. Without crashes, or without a capacity, half of it is not known."""
+
+    case: str
+    carried: Finding | None
+    crashes: Sequence[Crash]
+
+    @property
+    def lost(self) -> list[int]:
+        """Acknowledged orders, by crash."""
+        return [each.lost for each in self.crashes]
+
+
+def modes(carried: Sequence[Finding], crashes: Sequence[Crash]) -> list[Mode]:
+    """All that was killed, with the capacity where it is known."""
+    of_case = {each.case: each for each in carried}
+    return [Mode(case, of_case.get(case), own) for case, own in by_case(crashes).items()]
+
+
+def lines_of(known: Sequence[Mode]) -> list[str]:
+    """The table."""
+    return table(_HEADERS, [_row(mode) for mode in known])
+
+
+def _row(mode: Mode) -> tuple[str, ...]:
+    return (
+        mode.case,
+        promise(mode.case),
+        "–" if mode.carried is None else capacity_text(mode.carried),
+        f"{len(mode.crashes)}, {mode.crashes[0].offered_per_s:,.0f}",
+        f"{statistics.median(mode.lost):g} ({max(mode.lost)})",
+    )
+
+
+def chart(known: Sequence[Mode]) -> Figure:
+    """A mark for each mode whose capacity is known: the range of the capacity, the losses of all
+    crashes and their median."""
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = figure.subplots()
+    figure.suptitle("What a crash costs, against what is carried", weight="bold")
+    most = max((max(mode.lost) for mode in known), default=0)
+    for number, mode in enumerate(known):
+        found = mode.carried
+        if found is None or found.capacity.median is None:
+            continue
+        colour, at = COLOURS[number % len(COLOURS)], found.capacity.median
+        span = [each for each in (found.capacity.least, found.capacity.most) if each is not None]
+        middle = statistics.median(mode.lost)
+        axes.plot([at] * len(mode.lost), mode.lost, "_", color=colour, alpha=0.5)
+        axes.plot(span, [middle] * len(span), color=colour)
+        axes.plot(at, middle, "osD^vP"[number % 6], color=colour, markersize=8)
+        axes.annotate(
+            f"{mode.case}: {at:.0f} %, {middle:g} lost\n{promise(mode.case)}",
+            (at, middle),
+            xytext=(0, 10),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+        )
+    axes.set_xlim(0, 1.15 * axes.get_xlim()[1])  # room for the words of the last
+    axes.set_ylim(-0.08 * (most + 1), 1.25 * (most + 1))
+    axes.set_xlabel("capacity at p99 ≤ 50 ms, percent of B3")
+    offered = {round(mode.crashes[0].offered_per_s) for mode in known}
+    at_rate = f" at {offered.pop():,} orders/s" if len(offered) == 1 else ""
+    axes.set_ylabel(f"acknowledged orders lost by kill -9{at_rate}")
+    figure.supxlabel("mark: median; dashes: every crash; line: range of the capacity", fontsize=8)
+    return figure

@@ -1,0 +1,43 @@
+"""Capacity and loss side by side: what is known of each mode, and what is not."""
+
+from pathlib import Path
+
+from bench_records import a_trial
+
+from bench import loss
+from bench.capacity import Options
+from bench.chart_style import save
+from bench.crash import Crash
+from bench.findings import Finding, found
+
+
+def carried(case: str, rate: float) -> Finding:
+    options = Options([case], "quick", "average", 1, {}, 1)
+    [finding] = found(options, [a_trial(case=case, rate=rate)]).cases
+    return finding
+
+
+def crash(case: str, number: int, lost: int) -> Crash:
+    return Crash(case, number, 1.5, 1000, 700.0, lost, 0, 0, 20.0 if lost else None, 0.5)
+
+
+CRASHES = [crash("v3", 1, 4), crash("v3", 2, 10), crash("v3", 3, 5), crash("v3-wal", 1, 0)]
+
+
+def test_each_mode_has_its_capacity_and_its_losses() -> None:
+    rows = loss.lines_of(loss.modes([carried("v3", 800.0)], CRASHES))[2:]
+    assert len(rows) == 2
+    for said in ("v3 ", "matched in memory", "800 %", "3, 700", "5 (10)"):
+        assert said in rows[0]
+    for said in ("v3-wal", "in the log on disk", "–", "1, 700", "0 (0)"):
+        assert said in rows[1]
+
+
+def test_a_mode_of_unknown_capacity_is_left_out_of_the_chart(tmp_path: Path) -> None:
+    figure = loss.chart(loss.modes([carried("v3", 800.0)], CRASHES))
+    [axes] = figure.axes
+    said = [text.get_text() for text in axes.texts]
+    assert [text.partition(":")[0] for text in said] == ["v3"]
+    assert "5 lost" in said[0]
+    assert "at 700 orders/s" in axes.get_ylabel()
+    assert all(file.exists() for file in save(figure, tmp_path / loss.CHART))

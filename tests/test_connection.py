@@ -1,0 +1,231 @@
+"""The short way through aiohttp: every request gets one reply, its own, in its turn.
+
+A connection is fed bytes as a transport would feed it, while the service is behind and so refuses
+what is surely one request without parsing it.
+"""
+
+import asyncio
+import math
+import re
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import pairwise
+from unittest.mock import Mock
+
+from aiohttp import web
+from aiohttp.http import RawRequestMessage
+from aiohttp.streams import StreamReader
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.connection import Connection, Server
+from common.overload import Overload
+from common.reply import Reply, Response
+
+REFUSED = b"503"
+_REPLY = re.compile(rb"HTTP/1\.1 (\d{3}) [^\r\n]*\r\n(?:[^\r\n]+\r\n)*?\r\n")
+
+
+class Scene:
+    """A connection whose answers are the paths that were asked for."""
+
+    def __init__(self, refuses_unread: Callable[[bytes], bool] = lambda _: True) -> None:
+        loop = asyncio.get_running_loop()
+        overload = Overload(loop.time())
+        overload.is_behind = True
+        self.holds_up = set[str]()
+        self.may_go_on = asyncio.Event()
+        self.written = b""
+        server = Server(
+            self.by_aiohttp,
+            answer=self.answer,
+            refuses=lambda _: False,
+            refuses_unread=refuses_unread,
+            overload=overload,
+            options={"access_log": None},
+            patience_s=60.0,
+            connections_max=10,
+        )
+        made = server()
+        assert isinstance(made, Connection)
+        self.connection = made
+        self.transport = Mock()
+        self.transport.write = self.write
+        self.transport.is_closing.return_value = False
+        self.transport.get_write_buffer_size.return_value = 0
+        self.connection.connection_made(self.transport)
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    async def answer(self, message: RawRequestMessage, content: StreamReader) -> Reply:
+        if message.path in self.holds_up:
+            await self.may_go_on.wait()
+        await asyncio.sleep(0)
+        return Reply(message.path.encode())
+
+    async def by_aiohttp(self, request: web.BaseRequest) -> web.StreamResponse:
+        return Response(Reply(b"by aiohttp", 401))
+
+    async def feed(self, *pieces: bytes) -> None:
+        """One read each, with time for all that follows from it."""
+        for piece in pieces:
+            self.connection.data_received(piece)
+            await turns()
+
+    @property
+    def replies(self) -> list[bytes]:
+        """The path of each answer, or its status."""
+        found, rest = [], self.written
+        while rest:
+            head = _REPLY.match(rest)
+            assert head, rest
+            length = re.search(rb"Content-Length: (\d+)", head[0])
+            assert length
+            end = head.end() + int(length[1])
+            found.append(rest[head.end() : end] if head[1] == b"200" else head[1])
+            rest = rest[end:]
+        return found
+
+
+async def turns(count: int = 5) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def scene(
+    play: Callable[[Scene], Awaitable[None]],
+    refuses_unread: Callable[[bytes], bool] = lambda _: True,
+) -> None:
+    async def main() -> None:
+        made = Scene(refuses_unread)
+        await turns()
+        try:
+            await play(made)
+        finally:
+            made.connection.connection_lost(None)
+            await turns()
+
+    asyncio.run(main())
+
+
+def get(path: str, *headers: str) -> bytes:
+    return "\r\n".join([f"GET {path} HTTP/1.1", "Host: x", *headers, "", ""]).encode()
+
+
+def post(path: str, body: bytes, *headers: str) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "Host: x", *headers, f"Content-Length: {len(body)}", "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+def test_one_whole_request_after_the_other_is_refused() -> None:
+    async def play(scene: Scene) -> None:
+        await scene.feed(get("/a"), post("/b", b"{}"), get("/c"))
+        assert scene.replies == [REFUSED] * 3
+
+    scene(play)
+
+
+# What looks like a request and has no Host, so that it can be the end of another head.
+LOOKS_WHOLE = b"GET /x HTTP/1.1\r\nX: y\r\n\r\n"
+
+
+def test_what_ends_a_head_that_has_begun_is_no_request_of_its_own() -> None:
+    async def play(scene: Scene) -> None:
+        await scene.feed(b"GET /a HTTP/1.1\r\nHost: x\r\nX-A: ", LOOKS_WHOLE)
+        assert scene.replies == [b"/a"]
+
+    scene(play)
+
+
+def test_nor_is_it_after_a_whole_request_that_brought_the_beginning_along() -> None:
+    async def play(scene: Scene) -> None:
+        begun = b"GET /b HTTP/1.1\r\nHost: x\r\nX-A: "
+        await scene.feed(get("/a") + begun, LOOKS_WHOLE, get("/c"))
+        assert scene.replies == [b"/a", b"/b", REFUSED]
+
+    scene(play)
+
+
+def test_nor_is_a_body_that_looks_like_one() -> None:
+    async def play(scene: Scene) -> None:
+        head = post("/a", LOOKS_WHOLE).removesuffix(LOOKS_WHOLE)
+        await scene.feed(head, LOOKS_WHOLE, get("/b"))
+        assert scene.replies[:1] == [b"/a"]
+        assert len(scene.replies) == 2
+
+    scene(play)
+
+
+def test_nor_is_the_body_of_a_request_that_aiohttp_has_answered_already() -> None:
+    async def play(scene: Scene) -> None:
+        head = post("/a", LOOKS_WHOLE, "Expect: 100-continue").removesuffix(LOOKS_WHOLE)
+        await scene.feed(head)
+        assert scene.replies == [b"401"]
+        await scene.feed(LOOKS_WHOLE)
+        scene.connection.drop_if_slow(math.inf)
+        await scene.feed(get("/b"))
+        assert not {REFUSED, b"408"} & set(scene.replies)
+
+    scene(play)
+
+
+def test_who_waits_for_an_answer_gets_it_before_the_next_refusal() -> None:
+    async def play(scene: Scene) -> None:
+        scene.holds_up = {"/a"}
+        await scene.feed(get("/a") + get("/b"), get("/c"))
+        assert scene.replies == []
+        scene.may_go_on.set()
+        await turns()
+        assert scene.replies == [b"/a", b"/b", b"/c"]
+
+    scene(play)
+
+
+requests = st.lists(
+    st.sampled_from(
+        [
+            get,
+            lambda path: get(path, "Connection: keep-alive"),
+            lambda path: post(path, b""),
+            lambda path: post(path, LOOKS_WHOLE),
+            lambda path: post(path, b"{}" + LOOKS_WHOLE),
+            lambda path: post(path, b"{}", "Authorization: Bearer k"),
+        ]
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+def cut(stream: bytes, places: Iterable[int]) -> list[bytes]:
+    ends = sorted({0, len(stream), *(place % (len(stream) + 1) for place in places)})
+    return [stream[begin:end] for begin, end in pairwise(ends)]
+
+
+@given(
+    requests,
+    st.lists(st.integers(0, 2000), max_size=6),
+    st.booleans(),
+    st.lists(st.booleans(), min_size=12, max_size=12),
+)
+def test_however_the_bytes_come_each_request_gets_one_reply_in_its_turn(
+    made: Sequence[Callable[[str], bytes]],
+    places: list[int],
+    at_borders: bool,
+    refused: list[bool],
+) -> None:
+    paths = [f"/{number}" for number in range(len(made))]
+    whole = [make(path) for make, path in zip(made, paths, strict=True)]
+    ends = [len(b"".join(whole[:number])) for number in range(len(whole))]
+    pieces = cut(b"".join(whole), [*places, *(ends if at_borders else [])])
+    answers = iter(refused * 10)
+
+    async def play(scene: Scene) -> None:
+        await scene.feed(*pieces)
+        await turns(20)
+        replies = scene.replies
+        assert len(replies) == len(paths)
+        for path, reply in zip(paths, replies, strict=True):
+            assert reply in (path.encode(), REFUSED)
+
+    scene(play, lambda _: next(answers))
