@@ -30,8 +30,8 @@ class Scene:
 
     def __init__(self, refuses_unread: Callable[[bytes], bool] = lambda _: True) -> None:
         loop = asyncio.get_running_loop()
-        overload = Overload(loop.time())
-        overload.is_behind = True
+        self.overload = Overload(loop.time())
+        self.overload.is_behind = True
         self.holds_up = set[str]()
         self.may_go_on = asyncio.Event()
         self.written = b""
@@ -40,7 +40,7 @@ class Scene:
             answer=self.answer,
             refuses=lambda _: False,
             refuses_unread=refuses_unread,
-            overload=overload,
+            overload=self.overload,
             options={"access_log": None},
             patience_s=60.0,
             connections_max=10,
@@ -137,6 +137,17 @@ def test_what_ends_a_head_that_has_begun_is_no_request_of_its_own() -> None:
     scene(play)
 
 
+def test_nor_is_it_when_the_service_has_fallen_behind_since() -> None:
+    async def play(scene: Scene) -> None:
+        scene.overload.is_behind = False
+        await scene.feed(b"GET /a HTTP/1.1\r\nHost: x\r\nX-A: ")
+        scene.overload.is_behind = True
+        await scene.feed(LOOKS_WHOLE, get("/b"))
+        assert scene.replies == [b"/a", REFUSED]
+
+    scene(play)
+
+
 def test_nor_is_it_after_a_whole_request_that_brought_the_beginning_along() -> None:
     async def play(scene: Scene) -> None:
         begun = b"GET /b HTTP/1.1\r\nHost: x\r\nX-A: "
@@ -172,11 +183,11 @@ def test_nor_is_the_body_of_a_request_that_aiohttp_has_answered_already() -> Non
 def test_who_waits_for_an_answer_gets_it_before_the_next_refusal() -> None:
     async def play(scene: Scene) -> None:
         scene.holds_up = {"/a"}
-        await scene.feed(get("/a") + get("/b"), get("/c"))
+        await scene.feed(get("/a") + get("/b"), get("/c"), get("/d"))
         assert scene.replies == []
         scene.may_go_on.set()
-        await turns()
-        assert scene.replies == [b"/a", b"/b", b"/c"]
+        await turns(10)
+        assert scene.replies == [b"/a", b"/b", b"/c", b"/d"]
 
     scene(play)
 
@@ -206,12 +217,14 @@ def cut(stream: bytes, places: Iterable[int]) -> list[bytes]:
     requests,
     st.lists(st.integers(0, 2000), max_size=6),
     st.booleans(),
+    st.booleans(),
     st.lists(st.booleans(), min_size=12, max_size=12),
 )
 def test_however_the_bytes_come_each_request_gets_one_reply_in_its_turn(
     made: Sequence[Callable[[str], bytes]],
     places: list[int],
     at_borders: bool,
+    at_once: bool,
     refused: list[bool],
 ) -> None:
     paths = [f"/{number}" for number in range(len(made))]
@@ -221,8 +234,12 @@ def test_however_the_bytes_come_each_request_gets_one_reply_in_its_turn(
     answers = iter(refused * 10)
 
     async def play(scene: Scene) -> None:
-        await scene.feed(*pieces)
-        await turns(20)
+        if at_once:
+            for piece in pieces:
+                scene.connection.data_received(piece)
+        else:
+            await scene.feed(*pieces)
+        await turns(40)
         replies = scene.replies
         assert len(replies) == len(paths)
         for path, reply in zip(paths, replies, strict=True):
