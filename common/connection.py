@@ -211,12 +211,7 @@ class Connection(web.RequestHandler):
         """
         at_rest = not (self._mixed or self._busy or self._messages)
         one = at_rest and is_one_request(data)
-        if (
-            one
-            and self._between
-            and self._server.may_answer()
-            and self._server.refuses_unread(data)
-        ):
+        if one and self._between and self._server.refuses_unread(data):
             self._send(_OVERLOADED)
             return True
         self._between = one
