@@ -14,14 +14,14 @@ import psycopg
 import uvloop
 from psycopg import sql
 
-from bench import audit, exchange_client, service, traffic
-from bench.checking import FLUSH_PATIENCE_S
+from bench import audit, checking, exchange_client, service, traffic
+from bench.checking import FLUSH_PATIENCE_S, Audit
 from bench.exchange_client import Broker, HarnessError, Session, Target
-from bench.load import DRAIN_S
+from bench.load import DRAIN_S, Load
 from bench.loadgen import Spec
 from bench.observe import PROBE_SYMBOL
 from bench.service import Case, Database, Place
-from bench.traffic import Market
+from bench.traffic import Market, Tape
 
 FULL_SCALE = 100.0
 FIRST_DOCUMENT = 1_000_000  # the seed orders have the numbers before
@@ -76,6 +76,15 @@ class Bed:
             core=self.pins.get("generator"),
             output=str(workdir / "load.npz"),
         )
+
+    def sent(self, tape: Tape, load: Load) -> audit.Sent:
+        """All that was asked of the exchange, the seed orders included."""
+        return checking.sent(self.market, tape, load, self.acknowledged)
+
+    def read_back(self, place: Place, tape: Tape, load: Load, asked: audit.Sent) -> Audit:
+        """The audit through the API, when the last short-lived order of the tape has expired."""
+        expired_s = checking.last_expiry_s(tape, load.started)
+        return uvloop.run(checking.through_api(place, self.symbols, self.brokers, asked, expired_s))
 
     @contextlib.contextmanager
     def fresh(self) -> Iterator[Place]:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import uvloop
 
 from bench import bed, checking, records, traffic, trials
 from bench.bed import Bed
@@ -375,20 +374,16 @@ class Run:
             )
             if not load.finished.complete:
                 raise KeyboardInterrupt
-            audit, asked = Audit(), checking.sent(ready.market, tape, load, ready.acknowledged)
+            audit, asked = Audit(), ready.sent(tape, load)
             if ready.database and self._is_first_confirmation(setting):
                 self._show(f"{setting.case}  audit through the API")
-                expired_s = checking.last_expiry_s(tape, load.started)
-                audit = uvloop.run(
-                    checking.through_api(place, ready.symbols, ready.brokers, asked, expired_s)
-                )
+                audit = ready.read_back(place, tape, load, asked)
         if place.database_url is not None and audit.not_done is None:
             stored = checking.in_database(place.database_url, ready.brokers, asked)
             named = {f"database: {check}": found for check, found in stored.findings.items()}
             audit.findings |= named
             audit.not_done = stored.not_done
-        if place.service is not None and place.service.stop_finding:
-            audit.findings["service stops cleanly"] = [place.service.stop_finding]
+        audit.add_stop(place.stop_finding)
         steady = traffic.PROFILES[self.options.profile].steady
         one = trials.record(setting, load, audit, trusted_per_s(self.done), steady)
         return one, load.samples.measured

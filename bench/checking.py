@@ -39,6 +39,11 @@ class Audit:
     def passed(self) -> bool:
         return self.not_done is None and not any(self.findings.values())
 
+    def add_stop(self, finding: str | None) -> None:
+        """What was wrong with the end of the service, if anything."""
+        if finding:
+            self.findings["service stops cleanly"] = [finding]
+
     def faults(self) -> list[str]:
         """One line for each check that failed, with its first finding."""
         lines = [f"audit not done: {self.not_done}"] if self.not_done else []

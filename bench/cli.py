@@ -179,9 +179,8 @@ class _Results:
         if not self.summaries:
             self.directory = records.new_directory(self._options.out)
         summary = one.summary
-        stop_finding = place.service.stop_finding if place.service else None
-        if stop_finding is not None:
-            summary = trial.with_finding(summary, "service stops cleanly", stop_finding)
+        if place.stop_finding is not None:
+            summary = trial.with_finding(summary, "service stops cleanly", place.stop_finding)
         self.summaries.append(summary)
         records.write_samples(self.directory, summary.name, one.samples)
         records.write_json(self.directory / "summary.json", self.summaries)

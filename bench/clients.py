@@ -11,14 +11,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
-import uvloop
 
-from bench import bad_clients, bed, checking, figures
+from bench import bad_clients, bed, figures
 from bench.bad_clients import KINDS, Crowd, Kind
 from bench.bed import Bed
 from bench.figures import KindFigures
 from bench.load import WARMUP_S, drive
 from bench.recording import Say
+from bench.report import milliseconds
 from bench.service import Case
 
 LAYOUT = "clients-1"
@@ -96,14 +96,9 @@ def _measured(options: Options, ready: Bed, kind: str, kinds: Sequence[Kind]) ->
         load = drive(spec, tape, place, lambda _: None)
         if not load.finished.complete:
             raise KeyboardInterrupt
-        present, stop = crowd.present, place.service
-        asked = checking.sent(ready.market, tape, load, ready.acknowledged)
-        expired_s = checking.last_expiry_s(tape, load.started)
-        audit = uvloop.run(
-            checking.through_api(place, ready.symbols, ready.brokers, asked, expired_s)
-        )
-    if stop is not None and stop.stop_finding:
-        audit.findings["service stops cleanly"] = [stop.stop_finding]
+        present = crowd.present
+        audit = ready.read_back(place, tape, load, ready.sent(tape, load))
+    audit.add_stop(place.stop_finding)
     measured = load.samples.measured
     health = figures.generator_health(measured, load.finished, options.duration_s)
     return Beside(
@@ -122,8 +117,6 @@ def _measured(options: Options, ready: Bed, kind: str, kinds: Sequence[Kind]) ->
 
 def line_of(one: Beside) -> str:
     """The line that is shown when a measurement is over."""
-    latency = " / ".join(
-        "∞" if value is None else f"{value:.2f}"
-        for value in (one.seen.latency_ms_p50, one.seen.latency_ms_p99)
-    )
+    seen = (one.seen.latency_ms_p50, one.seen.latency_ms_p99)
+    latency = " / ".join(milliseconds(value) for value in seen)
     return f"{one.case}  {one.kind:<20}  {one.clients:>5,} clients  p50/p99 {latency:>13} ms"

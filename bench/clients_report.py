@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from bench import records
 from bench.chart_style import BLUE, ORANGE, log_milliseconds, save
 from bench.clients import FILE, LAYOUT, Beside, Options
-from bench.report import milliseconds, table
+from bench.report import counts, milliseconds, table
 
 CHART = "clients"
 _HEADERS = (
@@ -38,7 +38,6 @@ def lines_of(measured: Sequence[Beside]) -> list[str]:
 def _row(one: Beside) -> tuple[str, ...]:
     seen = one.seen
     times = (seen.latency_ms_p50, seen.latency_ms_p99, seen.latency_ms_max)
-    errors = ", ".join(f"{count:,} × {name}" for name, count in one.errors.items())
     return (
         one.case,
         f"{one.rate:g} %",
@@ -47,7 +46,7 @@ def _row(one: Beside) -> tuple[str, ...]:
         f"{one.present:,}",
         f"{one.closed:,}",
         *(milliseconds(value) for value in times),
-        errors or "0",
+        counts(one.errors),
     )
 
 

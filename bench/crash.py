@@ -133,8 +133,7 @@ def run(options: Options, label: str, directory: Path, say: Say) -> Course:
             say(line_of(crash, options.cycles))
         victim.stop()
         course.checked = checking.in_database(database.url, brokers, asked)
-        if victim.stop_finding:
-            course.checked.findings["service stops cleanly"] = [victim.stop_finding]
+        course.checked.add_stop(victim.stop_finding)
     return course
 
 

@@ -97,13 +97,11 @@ def run(options: Options, say: Say) -> Day:
             load = drive(spec, tape, place, lambda _: None)
             if not load.finished.complete:
                 raise KeyboardInterrupt
-            running = place.service
         assert place.database_url is not None
         say(f"{label}: audit of the database, and a new start on it")
-        asked = checking.sent(ready.market, tape, load, ready.acknowledged)
+        asked = ready.sent(tape, load)
         audit = checking.in_database(place.database_url, ready.brokers, asked)
-        if running is not None and running.stop_finding:
-            audit.findings["service stops cleanly"] = [running.stop_finding]
+        audit.add_stop(place.stop_finding)
         begin_s = time.monotonic()
         with service.service_on(
             ready.case, ready.database, place.database_url, options.pins

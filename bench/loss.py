@@ -5,10 +5,12 @@ The capacities are those of one published run, the losses those of one run of cr
 
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
+from bench import capacity_report, crash_report
 from bench.capacity_report import capacity_text
 from bench.chart_style import COLOURS
 from bench.crash import Crash
@@ -43,6 +45,11 @@ def modes(carried: Sequence[Finding], crashes: Sequence[Crash]) -> list[Mode]:
     """All that was killed, with the capacity where it is known."""
     of_case = {each.case: each for each in carried}
     return [Mode(case, of_case.get(case), own) for case, own in by_case(crashes).items()]
+
+
+def of_runs(published: Path, crashed: Path) -> list[Mode]:
+    """Those of a published search and a run of crashes. Raises HarnessError."""
+    return modes(capacity_report.read(published).cases, crash_report.read(crashed))
 
 
 def lines_of(known: Sequence[Mode]) -> list[str]:

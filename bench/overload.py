@@ -15,9 +15,8 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import uvloop
 
-from bench import bed, checking, outcomes, traffic
+from bench import bed, outcomes, traffic
 from bench.figures import Samples, percentile
 from bench.load import drive
 from bench.loadgen import WAITED_FOR_CONNECTION, Stage
@@ -136,14 +135,8 @@ def run(options: Options, label: str, say: Say) -> Flood:
             load = drive(spec, tape, place, lambda _: None)
             if not load.finished.complete:
                 raise KeyboardInterrupt
-            asked = checking.sent(ready.market, tape, load, ready.acknowledged)
-            expired_s = checking.last_expiry_s(tape, load.started)
-            audit = uvloop.run(
-                checking.through_api(place, ready.symbols, ready.brokers, asked, expired_s)
-            )
-            stop = place.service
-        if stop is not None and stop.stop_finding:
-            audit.findings["service stops cleanly"] = [stop.stop_finding]
+            audit = ready.read_back(place, tape, load, ready.sent(tape, load))
+        audit.add_stop(place.stop_finding)
     samples = load.samples
     seen_mb = used.resident_mb(load.started.origin_s)
     return Flood(

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from bench import records
 from bench.chart_style import BLUE, GREEN, ORANGE, RED, log_milliseconds, save
 from bench.overload import BEFORE, DURING, FILE, LAYOUT, NORMAL_MS, Flood, Latency, Options, Part
-from bench.report import milliseconds, table
+from bench.report import counts, milliseconds, table
 
 CHART = "overload"
 _HEADERS = (
@@ -42,7 +42,6 @@ def _row(flood: Flood) -> tuple[str, ...]:
     before, during = flood.parts[BEFORE], flood.parts[DURING]
     # Before the overload the case was offered half of its capacity.
     capacity_per_s = during.offered_per_s / flood.factor
-    failed = ", ".join(f"{count:,} × {name}" for name, count in during.failed.items())
     return (
         flood.case,
         f"{flood.capacity:g} %",
@@ -53,7 +52,7 @@ def _row(flood: Flood) -> tuple[str, ...]:
         f"{during.refused_per_s:,.0f}",
         _times(during.served_ms),
         _times(during.refused_ms),
-        failed or "0",
+        counts(during.failed),
         f"{_megabytes(before)} / {_megabytes(*flood.parts.values())}",
         "not seen" if flood.normal_after_s is None else f"{flood.normal_after_s:g} s",
     )

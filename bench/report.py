@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TextIO
 
 from bench.load import WARMUP_S
@@ -30,6 +30,11 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
     rule = ["-" * width if i == 0 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
     return [line(headers), line(rule), *(line(row) for row in rows)]
+
+
+def counts(counted: Mapping[str, int]) -> str:
+    """``3 × timeout, 1 × 503``; ``0`` when there is nothing."""
+    return ", ".join(f"{count:,} × {name}" for name, count in counted.items()) or "0"
 
 
 def milliseconds(value: float | None) -> str:

@@ -94,6 +94,11 @@ class Place:
     pins: dict[str, int]
     service: Service | None
 
+    @property
+    def stop_finding(self) -> str | None:
+        """What was wrong with the end of the service, if it was ours and has ended."""
+        return self.service.stop_finding if self.service else None
+
 
 def default_pins() -> dict[str, int]:
     """The service has a core alone; generator and PostgreSQL share another. Empty on one core."""

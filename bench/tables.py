@@ -42,8 +42,7 @@ def newest_of(
     found = [
         run
         for run, conditions in _runs(results)
-        if conditions.get("layout") == layout
-        and not (whole and (conditions["partial"] or conditions["void"]))
+        if conditions.get("layout") == layout and (not whole or _is_whole(conditions))
     ]
     return found[-1] if found else None
 
@@ -56,10 +55,14 @@ def newest_published(results: Path = DEFAULT_DIRECTORY) -> Path | None:
         if conditions.get("layout") == LAYOUT
         and conditions["mode"]["name"] == PUBLISHED
         and conditions["options"]["trial_s"] is None
-        and not conditions["partial"]
-        and not conditions["void"]
+        and _is_whole(conditions)
     ]
     return published[-1] if published else None
+
+
+def _is_whole(conditions: dict[str, Any]) -> bool:
+    """Neither broken off nor void."""
+    return not (conditions["partial"] or conditions["void"])
 
 
 def _runs(results: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -137,19 +140,18 @@ def _capacities(run: Path, versions: Sequence[str], way: str) -> list[str]:
 
 def _losses(run: Path, versions: Sequence[str], way: str) -> list[str]:
     """What a crash costs in each mode, beside its capacity; nothing without a run of crashes."""
-    from bench import crash_report, loss  # noqa: PLC0415 - matplotlib takes a second to import
+    from bench import loss  # noqa: PLC0415 - matplotlib takes a second to import
 
     crashed = newest_of(crash.LAYOUT, run.parent, whole=True)
     if crashed is None:
         return []
-    carried, crashes = capacity_report.read(run).cases, crash_report.read(crashed)
-    shown = [each for each in crashes if _version(each.case) in versions]
+    known = loss.of_runs(run, crashed)
     picture = ["", f"![Orders lost against capacity]({way}{loss.CHART}.svg)"]
     return [
         "",
         f"What `kill -9` costs, from [these crashes]({way}{crashed.name}/report.md):",
         "",
-        *loss.lines_of(loss.modes(carried, shown)),
+        *loss.lines_of([mode for mode in known if _version(mode.case) in versions]),
         *(picture if len(versions) > 1 else []),
     ]
 
@@ -214,7 +216,7 @@ def write_all() -> list[Path]:
 
 
 def _draw(published: Path, crashed: Path) -> list[Path]:
-    from bench import chart_style, crash_report, loss  # noqa: PLC0415 - as above
+    from bench import chart_style, loss  # noqa: PLC0415 - as above
 
-    known = loss.modes(capacity_report.read(published).cases, crash_report.read(crashed))
-    return chart_style.save(loss.chart(known), DEFAULT_DIRECTORY / loss.CHART)
+    chart = loss.chart(loss.of_runs(published, crashed))
+    return chart_style.save(chart, DEFAULT_DIRECTORY / loss.CHART)

@@ -47,22 +47,19 @@ class Listener:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         missing: OSError | None = None
-        try:
-            for family, address in dict.fromkeys((each[0], each[4]) for each in found):
-                try:
-                    listening = socket.create_server(
-                        address, family=family, backlog=BACKLOG, reuse_port=reuse_port
-                    )
-                except OSError as error:
-                    if error.errno != errno.EAFNOSUPPORT:  # such as IPv6 where there is none
-                        raise
+        for family, address in dict.fromkeys((each[0], each[4]) for each in found):
+            try:
+                listening = socket.create_server(
+                    address, family=family, backlog=BACKLOG, reuse_port=reuse_port
+                )
+            except OSError as error:
+                if error.errno == errno.EAFNOSUPPORT:  # such as IPv6 where there is none
                     missing = error
                     continue
-                listening.setblocking(False)
-                self._sockets.append(listening)
-        except OSError:
-            await self.stop()
-            raise
+                await self.stop()
+                raise
+            listening.setblocking(False)
+            self._sockets.append(listening)
         if missing is not None and not self._sockets:
             raise missing
         for listening in self._sockets:

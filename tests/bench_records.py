@@ -8,6 +8,7 @@ from msgspec import structs
 from bench import records
 from bench.capacity import Options, Run, conditions
 from bench.figures import GeneratorHealth, KindFigures
+from bench.recording import Kind
 from bench.trials import Record, Staleness
 from bench.verdict import Stability, Verdict
 
@@ -70,6 +71,13 @@ PASSED = Record(
 def a_trial(**changes: Any) -> Record:
     """A trial that has passed, with some fields changed."""
     return structs.replace(PASSED, **changes)
+
+
+def describe(directory: Path, kind: Kind, options: Any) -> None:
+    """Write meta.json of a whole run of a kind."""
+    conditions = {"layout": kind.layout, "options": options, "limits": kind.limits}
+    content = records.meta(f"python -m bench {kind.command}", conditions)
+    records.write_json(directory / "meta.json", content)
 
 
 def begun(directory: Path, points: dict[str, list[float]]) -> Options:

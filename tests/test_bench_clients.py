@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from bench_records import describe
 from client import HOST, PATIENCE_S, eventually
 from conftest import CASES
 
@@ -120,8 +121,7 @@ def test_a_real_run_loses_nothing_beside_any_of_them_and_is_drawn(tmp_path: Path
     assert len(said) == 1 + len(measured)
     for each in measured:
         records.append_line(tmp_path, clients.FILE, each)
-    conditions = {"layout": clients.LAYOUT, "options": options, "limits": clients_cli.KIND.limits}
-    records.write_json(tmp_path / "meta.json", records.meta("python -m bench clients", conditions))
+    describe(tmp_path, clients_cli.KIND, options)
     assert clients_report.read(tmp_path) == measured
     assert len(clients_report.write(tmp_path)) == 2 + len(measured)
     assert [file.suffix for file in clients_report.draw(tmp_path)] == [".svg", ".png"]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from bench_records import describe
 
 from bench import day, day_cli, day_report, records, service
 from bench.day import TENTHS, Day, Options, Tenth
@@ -58,8 +59,7 @@ def test_a_real_small_day_is_kept_whole_started_again_and_drawn(tmp_path: Path) 
     assert found.resting == pytest.approx(last, rel=0.05)
     assert found.restart_s > 0
     records.write_json(tmp_path / day.FILE, found)
-    conditions = {"layout": day.LAYOUT, "options": options, "limits": day_cli.KIND.limits}
-    records.write_json(tmp_path / "meta.json", records.meta("python -m bench day", conditions))
+    describe(tmp_path, day_cli.KIND, options)
     assert day_report.read(tmp_path) == found
     assert day_report.write(tmp_path)[0].startswith("| tenth")
     assert [file.suffix for file in day_report.draw(tmp_path)] == [".svg", ".png"]

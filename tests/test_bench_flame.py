@@ -6,8 +6,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from bench_records import describe
 
-from bench import flame, flame_cli, flame_report, records, service
+from bench import flame, flame_cli, flame_report, service
 from bench.exchange_client import HarnessError
 from bench.flame import OTHER, Flame, Options, flame_of, origin_of
 
@@ -66,8 +67,7 @@ def test_a_real_look_leaves_a_picture_and_a_report(
     assert str(tmp_path) not in picture
     assert sys.prefix not in picture
     (tmp_path / flame.FILE).write_bytes(msgspec.json.encode(found) + b"\n")
-    conditions = {"layout": flame.LAYOUT, "options": options, "limits": flame_cli.KIND.limits}
-    records.write_json(tmp_path / "meta.json", records.meta("python -m bench flame", conditions))
+    describe(tmp_path, flame_cli.KIND, options)
     assert flame_report.write(tmp_path)[0].startswith("| time spent in")
     assert flame_report.draw(tmp_path) == [tmp_path / "v3.svg"]
     assert "v3.svg" in (tmp_path / "report.md").read_text()

@@ -7,9 +7,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from bench_records import describe
 from conftest import CASES
 
-from bench import outcomes, overload, overload_cli, overload_report, recording, records, service
+from bench import outcomes, overload, overload_cli, overload_report, recording, service
 from bench.exchange_client import HarnessError
 from bench.figures import Samples
 from bench.http_client import Address
@@ -159,8 +160,7 @@ def test_a_real_run_refuses_serves_loses_nothing_and_is_drawn(tmp_path: Path) ->
     assert flood.parts[BEFORE].resident_mb
     assert after.served_per_s > 0
     (tmp_path / overload.FILE).write_bytes(msgspec.json.encode(flood) + b"\n")
-    conditions = {"layout": overload.LAYOUT, "options": options, "limits": overload_cli.KIND.limits}
-    records.write_json(tmp_path / "meta.json", records.meta("python -m bench overload", conditions))
+    describe(tmp_path, overload_cli.KIND, options)
     assert overload_report.read(tmp_path) == [flood]
     assert overload_report.write(tmp_path)[2].startswith(f"| {label}")
     assert [file.suffix for file in overload_report.draw(tmp_path)] == [".svg", ".png"]
