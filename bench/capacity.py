@@ -87,7 +87,8 @@ class Options(msgspec.Struct, frozen=True):
     ``points`` are rates by case that are measured besides, each as often as it stands there;
     without ``search`` they are all that is measured. ``trial_s`` is how long a trial is measured,
     if not as long as the mode says. ``repeats_planned`` is with how many repeats the run was begun,
-    if it was resumed with another number; trials of later repeats do not count then.
+    if it was resumed with another number; trials of later repeats do not count then. ``begin_at``
+    are the bounds, by case, at which the first searches begin.
     """
 
     cases: list[str]
@@ -101,6 +102,7 @@ class Options(msgspec.Struct, frozen=True):
     points: dict[str, list[float]] = {}
     trial_s: float | None = None
     repeats_planned: int | None = None
+    begin_at: dict[str, list[float]] = {}
 
 
 @dataclass(frozen=True)
@@ -178,12 +180,20 @@ def search_step(
 ) -> Probe | Capacity:
     """Where one search stands; ``start`` matters only before its first trial."""
     said, width = search_votes(done, case, repeat), mode_of(options, case).width
-    known: list[float] = []
+    known = options.begin_at.get(case, [])
     if repeat > 1:
-        first = search_step(options, done, case, 1)
-        if isinstance(first, Capacity):
-            known = [rate for rate in (first.low, first.high) if rate is not None]
-    return next_step(said, 0.0 if said or known else start(case), width, known)
+        known = bounds_found(options, done, case)
+    first_rate = 0.0 if said or known else start(case)
+    # The repeats of a search confirm each other.
+    return next_step(said, first_rate, width, known, confirm=repeat == 1)
+
+
+def bounds_found(options: Options, done: Sequence[Record], case: str) -> list[float]:
+    """Between which rates the first search of a case ended; none if it did not end."""
+    first = search_step(options, done, case, 1)
+    if not isinstance(first, Capacity):
+        return []
+    return [rate for rate in (first.low, first.high) if rate is not None]
 
 
 def curve(mode: Mode, found: Capacity) -> list[float]:

@@ -9,8 +9,16 @@ from pathlib import Path
 
 import msgspec
 
-from bench import records, service
-from bench.capacity import LAYOUT, MODES, Options, Run, beside_the_generator, conditions
+from bench import records, service, trials
+from bench.capacity import (
+    LAYOUT,
+    MODES,
+    Options,
+    Run,
+    beside_the_generator,
+    bounds_found,
+    conditions,
+)
 from bench.exchange_client import HarnessError
 from bench.options import (
     DURATION_MAX_S,
@@ -24,6 +32,7 @@ from bench.options import (
     stop_on_signals,
 )
 from bench.report import Printer
+from bench.service import NULL
 from bench.traffic import PROFILES
 
 CASES = ("v1", "v1x2", "v1x4", "v2", "v2-wal", "v3", "v3-wal")
@@ -65,6 +74,12 @@ def parser() -> Parser:
     )
     made.add_argument("--pins", type=pins_of, metavar="PINS")
     made.add_argument("--out", default=records.DEFAULT_DIRECTORY, type=Path, metavar="DIR")
+    made.add_argument(
+        "--begin-at",
+        type=Path,
+        metavar="RUN",
+        help="begin each search at the bounds that this run found, to be confirmed again",
+    )
     made.add_argument(
         "--resume",
         type=Path,
@@ -163,8 +178,23 @@ def _new(asked: argparse.Namespace, printer: Printer) -> Run:
         repeats,
         asked.generators,
         trial_s=asked.trial_seconds,
+        begin_at={} if asked.begin_at is None else bounds_of_run(asked.begin_at, cases),
     )
     return Run(records.new_directory(asked.out), options, printer.say, printer.live)
+
+
+def bounds_of_run(directory: Path, cases: Sequence[str]) -> dict[str, list[float]]:
+    """Where the searches of another run ended, of the null server and these cases.
+
+    A case that it did not measure is left out. Raises HarnessError.
+    """
+    try:
+        options = read_options(directory)
+        done = trials.read(directory)
+    except HarnessError as error:
+        raise HarnessError(f"--begin-at: {error}") from None
+    bounds = {case: bounds_found(options, done, case) for case in (NULL.label, *cases)}
+    return {case: rates for case, rates in bounds.items() if rates}
 
 
 def resumed(

@@ -52,12 +52,17 @@ class Capacity:
 
 
 def next_step(
-    votes: Sequence[Vote], start: float, width: float, known: Sequence[float] = ()
+    votes: Sequence[Vote],
+    start: float,
+    width: float,
+    known: Sequence[float] = (),
+    *,
+    confirm: bool = True,
 ) -> Probe | Capacity:
     """Where to measure next, or the result. ``width`` is that of the final bounds, 0.05 for 5 %.
 
-    A search that repeats another begins at the bounds that are ``known`` from it. The repeats
-    confirm each other, so its own bounds need one trial each.
+    It begins at the bounds that are ``known`` from another search, if there are any. One that
+    leaves it to its repeats to ``confirm`` it needs one trial for each bound.
     """
     by_rate, standing = _by_rate(votes), _standings(votes)
     untried = [rate for rate in known if rate not in by_rate]
@@ -69,7 +74,7 @@ def next_step(
     at_least = high is None or standing[high].verdict is Verdict.INVALID
     if len(votes) >= TRIALS_MAX:
         return Capacity(low, high, at_least, confirmed=False)
-    wanted = _wanted(by_rate, standing, (low, high), width, confirm=not known)
+    wanted = _wanted(by_rate, standing, (low, high), width, confirm=confirm)
     if wanted is None:
         return Capacity(low, high, at_least, confirmed=True)
     rate, purpose = wanted

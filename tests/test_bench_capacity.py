@@ -248,6 +248,29 @@ def test_a_search_that_has_begun_does_not_ask_where_to_start() -> None:
     assert gone_on(asked, whole[:in_v3], 1, 7.0) == whole
 
 
+def test_a_run_can_begin_at_the_bounds_of_another(tmp_path: Path) -> None:
+    earlier = replace(begun(tmp_path, {"v3": []}), search=True)
+    records.write_json(tmp_path / "meta.json", {"layout": LAYOUT, "options": earlier})
+    for one in gone_on(earlier, [], 1, 300.0):
+        trials.append(tmp_path, one)
+    bounds = capacity_cli.bounds_of_run(tmp_path, ["v2", "v3"])
+    assert set(bounds) == {"null", "v3"}
+    asked = Options(["v2", "v3"], "quick", "average", 1, {}, 1, begin_at=bounds)
+    first: dict[str, float] = {}
+    for one in gone_on(asked, [], 2, 7.0):
+        first.setdefault(one.case, one.rate)
+    assert first == {"null": bounds["null"][0], "v2": 7.0, "v3": bounds["v3"][0]}
+
+
+def test_a_run_to_begin_at_that_is_not_there_is_named(
+    tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    line = refused("--out", tmp_path, "--begin-at", tmp_path / "missing")
+    assert line.startswith("--begin-at: ")
+    assert "no such run" in line
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_point_that_is_never_valid_is_given_up() -> None:
     asked = Options(["v3"], "quick", "average", 1, {}, 1, search=False, points={"v3": [25.0, 50.0]})
     done: list[Record] = []

@@ -139,22 +139,35 @@ def test_an_invalid_trial_is_repeated_and_never_counts_as_a_failure() -> None:
     assert found.low <= 437.0 < found.high
 
 
-def test_a_repeat_begins_at_the_known_bounds_and_ends_there_if_they_hold() -> None:
+def searched_from_420_to_440(limit: float, *, confirm: bool) -> tuple[Capacity, list[float]]:
+    """What a search that begins at these bounds finds, and the rates it tried."""
     votes: list[Vote] = []
-    while isinstance(step := next_step(votes, 0.0, 0.05, known=(420.0, 440.0)), Probe):
-        votes.append(threshold(437.0)(step.rate, 0))
-    assert [vote.rate for vote in votes] == [420.0, 440.0]
-    assert step == Capacity(420.0, 440.0, at_least=False, confirmed=True)
+    while isinstance(
+        step := next_step(votes, 0.0, 0.05, known=(420.0, 440.0), confirm=confirm), Probe
+    ):
+        votes.append(threshold(limit)(step.rate, 0))
+    return step, [vote.rate for vote in votes]
+
+
+def test_a_repeat_begins_at_the_known_bounds_and_ends_there_if_they_hold() -> None:
+    found, rates = searched_from_420_to_440(437.0, confirm=False)
+    assert rates == [420.0, 440.0]
+    assert found == Capacity(420.0, 440.0, at_least=False, confirmed=True)
+
+
+def test_known_bounds_are_confirmed_like_those_that_a_search_found_itself() -> None:
+    found, rates = searched_from_420_to_440(437.0, confirm=True)
+    assert rates == [420.0, 440.0, 420.0, 420.0, 440.0, 440.0]
+    assert found == Capacity(420.0, 440.0, at_least=False, confirmed=True)
 
 
 @pytest.mark.parametrize("limit", [200.0, 419.0, 441.0, 900.0])
-def test_a_repeat_whose_known_bounds_do_not_hold_finds_its_own(limit: float) -> None:
-    votes: list[Vote] = []
-    while isinstance(step := next_step(votes, 0.0, 0.05, known=(420.0, 440.0)), Probe):
-        votes.append(threshold(limit)(step.rate, 0))
-    assert step.low is not None
-    assert step.high is not None
-    assert step.low <= limit < step.high <= step.low * 1.05
+@pytest.mark.parametrize("confirm", [False, True])
+def test_a_search_whose_known_bounds_do_not_hold_finds_its_own(limit: float, confirm: bool) -> None:
+    found, _ = searched_from_420_to_440(limit, confirm=confirm)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low <= limit < found.high <= found.low * 1.05
 
 
 def test_where_the_generator_ends_the_result_is_at_least() -> None:
