@@ -1,42 +1,55 @@
 """``python -m bench generator``: what the load generator can do on this machine.
 
 It offers more and more to a server that is faster than itself until it is late, is out of CPU, or
-does not send everything. What it reaches bounds every capacity that is measured with it.
+does not send everything; against the null server it also ends where that does not answer. What it
+reaches bounds every capacity that is measured with it.
 """
 
+import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from bench import figures, records, service
 from bench.exchange_client import HarnessError
 from bench.figures import GeneratorHealth
 from bench.load import DRAIN_S, WARMUP_S, drive
 from bench.loadgen import Spec
-from bench.options import Parser, between, pins_of
+from bench.options import INTERRUPTED, Parser, between, pins_of, stop_on_signals
 from bench.report import Printer, milliseconds
 from bench.service import Place
 from bench.traffic import PROFILES, market
 
 PROFILE, SEED, DURATION_S = "average", 1, 4.0
 FIRST_PER_S, FACTOR = 8_000.0, 1.15
+UNANSWERED_MAX = 0.01
 FILE = "generator.json"
 
 
 class Reached(NamedTuple):
-    """One rate that was offered, and how the generator did."""
+    """One rate that was offered, and how the generator did.
+
+    ``unanswered`` is the share of the requests that the server had not answered at the end.
+    """
 
     offered_per_s: float
     generators: int
     cpu_us_per_request: float
+    unanswered: float
     health: GeneratorHealth
 
     @property
-    def held(self) -> bool:
-        """Sent everything, in time, with CPU to spare; being starved is no excuse here."""
-        return not self.health.limits() and not self.health.late
+    def ended_by(self) -> str | None:
+        """Why this rate was not held; None if it was. Being starved is no excuse here."""
+        if self.unanswered > UNANSWERED_MAX:
+            return f"the server left {self.unanswered:.0%} unanswered"
+        if limits := self.health.limits():
+            return "; ".join(limits)
+        return "send lag" if self.health.late else None
 
 
 def parser() -> Parser:
@@ -51,12 +64,14 @@ def parser() -> Parser:
 
 
 def main(given: Sequence[str]) -> int:
-    """Exit code 0, or 1 with one line."""
+    """Exit code 0, 1 with one line, or 130 (interrupted)."""
     asked = parser().parse_args(given)
+    stop_on_signals()
     pins = service.default_pins() if asked.pins is None else asked.pins
     printer = Printer()
     reached: list[Reached] = []
     per_s = asked.rate or FIRST_PER_S
+    code = 0
     try:
         records.check_writable(asked.out)
         while True:
@@ -64,13 +79,17 @@ def main(given: Sequence[str]) -> int:
                 place = Place(running.target, None, pins, running)
                 reached.append(offered(place, per_s, asked.generators))
             printer.say(line_of(reached[-1]))
-            if asked.rate or not reached[-1].held:
+            if asked.rate or reached[-1].ended_by:
                 break
             per_s *= FACTOR
     except HarnessError as error:
         print(error, file=sys.stderr)
         return 1
-    held = [each for each in reached if each.held]
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    if not reached:
+        return code
+    held = [each for each in reached if not each.ended_by]
     if held:
         best = held[-1]
         printer.say(
@@ -80,8 +99,9 @@ def main(given: Sequence[str]) -> int:
         )
     directory = records.new_directory(asked.out)
     records.write_json(directory / FILE, [each._asdict() for each in reached])
-    records.write_json(directory / "meta.json", records.meta("python -m bench generator", {}))
-    return 0
+    command = shlex.join(["python", "-m", "bench", "generator", *given])
+    records.write_json(directory / "meta.json", records.meta(command, {"partial": code != 0}))
+    return code
 
 
 def offered(place: Place, per_s: float, generators: int) -> Reached:
@@ -105,17 +125,22 @@ def offered(place: Place, per_s: float, generators: int) -> Reached:
             output=str(Path(workdir) / "load.npz"),
         )
         load = drive(spec, spec.tape(), place, lambda seen: None, generators=generators)
-    health = figures.generator_health(load.samples.measured, load.finished, DURATION_S)
-    return Reached(per_s, generators, load.cpu_us_per_request()["generator"], health)
+    measured = load.samples.measured
+    return Reached(
+        per_s,
+        generators,
+        load.cpu_us_per_request()["generator"],
+        float(np.isnan(measured.done_s).mean()),
+        figures.generator_health(measured, load.finished, DURATION_S),
+    )
 
 
 def line_of(one: Reached) -> str:
     """One rate in a line."""
     health = one.health
-    why = "; ".join(health.limits()) or "send lag"
     return (
         f"{one.offered_per_s:8,.0f}/s  sent {health.requests_per_s:8,.0f}/s  lag p50/p99/max "
         f"{milliseconds(health.send_lag_ms_p50)} / {milliseconds(health.send_lag_ms_p99)} / "
         f"{milliseconds(health.send_lag_ms_max)} ms  CPU {health.cpu_share:4.0%} of a core, "
-        f"{one.cpu_us_per_request:.1f} µs per request  {'held' if one.held else why}"
+        f"{one.cpu_us_per_request:.1f} µs per request  {one.ended_by or 'held'}"
     )

@@ -11,6 +11,7 @@ Afterwards the database must hold what the transactions should have left in it.
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -18,11 +19,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import psycopg
 
-from bench import service
+from bench import records, service
 from bench.exchange_client import HarnessError
-from bench.options import Parser, between, pins_of
+from bench.options import INTERRUPTED, Parser, between, pins_of, stop_on_signals
 from bench.report import table
 from bench.traffic import PROFILES, Kind
 from common import queries
@@ -35,6 +37,7 @@ PROFILE = PROFILES["average"]
 # One of five orders trades, with one maker, as the average day has it.
 TRADING_SHARE = 0.2
 WARMUP_S = 3
+FILE = "pgbench.json"
 _BROKERS, _SYMBOLS, _RESTING = 100, 450, 18_000
 _SPREAD = 20
 # The books: asks from 1,001 up and bids from 1,000 down, so that nothing crosses.
@@ -170,26 +173,50 @@ def parser() -> Parser:
     made.add_argument("--duration", type=between(1, 3600, int), default=30, metavar="S")
     made.add_argument("--clients", type=between(1, 64, int), default=8, metavar="N")
     made.add_argument("--pins", type=pins_of, metavar="PINS")
+    made.add_argument("--out", default=records.DEFAULT_DIRECTORY, type=Path, metavar="DIR")
     return made
 
 
+class Transactions(msgspec.Struct, frozen=True):
+    """Those of one kind."""
+
+    count: int
+    mean_ms: float
+
+
+class Reached(msgspec.Struct, frozen=True):
+    """pgbench.json: what PostgreSQL did."""
+
+    clients: int
+    duration_s: int
+    transactions_per_s: float
+    percent_of_b3: float
+    transactions: dict[str, Transactions]
+
+
 def main(given: Sequence[str]) -> int:
-    """Exit code 0, or 1 with one line."""
+    """Exit code 0, 1 with one line, or 130 (interrupted)."""
     asked = parser().parse_args(given)
+    stop_on_signals()
     pins = service.default_pins() if asked.pins is None else asked.pins
     try:
-        lines = measure(asked.clients, asked.duration, pins)
+        records.check_writable(asked.out)
+        reached = measure(asked.clients, asked.duration, pins)
     except HarnessError as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        return 130
-    print("\n".join(lines))
+        return INTERRUPTED
+    print("\n".join(lines_of(reached)))
+    directory = records.new_directory(asked.out)
+    records.write_json(directory / FILE, msgspec.to_builtins(reached))
+    command = shlex.join(["python", "-m", "bench", "pgbench", *given])
+    records.write_json(directory / "meta.json", records.meta(command, {}))
     return 0
 
 
-def measure(clients: int, duration_s: int, pins: dict[str, int]) -> list[str]:
-    """The table of a run on a fresh database. Raises HarnessError."""
+def measure(clients: int, duration_s: int, pins: dict[str, int]) -> Reached:
+    """What was done in a run on a fresh database. Raises HarnessError."""
     with service.database(pins) as database, tempfile.TemporaryDirectory() as place:
         prepare_schema(database.url)
         with psycopg.connect(database.url, autocommit=True) as connection:
@@ -219,7 +246,7 @@ def measure(clients: int, duration_s: int, pins: dict[str, int]) -> list[str]:
         done_there = stored(database.url) - before
     counts = counted(done.stdout)
     check(counts, done_there)
-    return lines_of(done.stdout, counts, clients)
+    return parsed(done.stdout, counts, clients, duration_s)
 
 
 def stored(url: str) -> Counter[str]:
@@ -251,19 +278,29 @@ def check(counts: Mapping[str, int], done: Mapping[str, int]) -> None:
         raise HarnessError(f"of {counts['cancel']} cancels {done['cancelled']} closed an order")
 
 
-def lines_of(said: str, counts: Mapping[str, int], clients: int) -> list[str]:
-    """What pgbench says, as a table and a sentence."""
+def parsed(said: str, counts: Mapping[str, int], clients: int, duration_s: int) -> Reached:
+    """What pgbench says."""
     per_s = float(re.findall(r"^tps = ([\d.]+)", said, re.MULTILINE)[0])
-    latency_ms = re.findall(r"^ - latency average = ([\d.]+) ms", said, re.MULTILINE)
-    made = sum(counts.values())
-    rows = [
-        (name, f"{count:,}", f"{100.0 * count / made:.1f}", f"{float(average):.2f}")
-        for (name, count), average in zip(counts.items(), latency_ms, strict=True)
-    ]
+    means_ms = re.findall(r"^ - latency average = ([\d.]+) ms", said, re.MULTILINE)
+    transactions = {
+        name: Transactions(count, float(mean_ms))
+        for (name, count), mean_ms in zip(counts.items(), means_ms, strict=True)
+    }
     percent = 100.0 * per_s / PROFILE.requests_per_s
+    return Reached(clients, duration_s, per_s, percent, transactions)
+
+
+def lines_of(reached: Reached) -> list[str]:
+    """A table and a sentence."""
+    made = sum(each.count for each in reached.transactions.values())
+    rows = [
+        (name, f"{each.count:,}", f"{100.0 * each.count / made:.1f}", f"{each.mean_ms:.2f}")
+        for name, each in reached.transactions.items()
+    ]
     return [
         *table(("transaction", "count", "% of all", "mean ms"), rows),
         "",
-        f"{per_s:,.0f} transactions/s with {clients} clients: {percent:.0f} % of B3, if the "
-        "exchange's own code took no time and its latency did not matter.",
+        f"{reached.transactions_per_s:,.0f} transactions/s with {reached.clients} clients: "
+        f"{reached.percent_of_b3:.0f} % of B3, if the exchange's own code took no time and its "
+        "latency did not matter.",
     ]

@@ -1,6 +1,8 @@
 """The limit of a database-only design: the statements of the product, as pgbench runs them."""
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -53,10 +55,16 @@ def test_a_run_that_did_not_do_what_it_says_is_none(done: dict[str, int]) -> Non
         pgbench.check(COUNTS, done)
 
 
-def test_a_run_counts_every_kind_of_transaction(capsys: pytest.CaptureFixture[str]) -> None:
-    assert pgbench.main(["--duration", "2", "--clients", "2"]) == 0
+def test_a_run_counts_and_records_every_kind_of_transaction(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--duration", "2", "--clients", "2", "--out", str(tmp_path)]
+    assert pgbench.main(asked) == 0
     said = capsys.readouterr().out
-    for name in pgbench.scripts():
+    [directory] = tmp_path.iterdir()
+    recorded = json.loads((directory / "pgbench.json").read_text())
+    assert list(recorded["transactions"]) == list(pgbench.scripts())
+    for name, each in recorded["transactions"].items():
         [count] = re.findall(rf"^\| {name} +\| +([\d,]+) \|", said, re.MULTILINE)
-        assert int(count.replace(",", "")) > 0
-    assert re.search(r"transactions/s with 2 clients: \d+ % of B3", said)
+        assert int(count.replace(",", "")) == each["count"] > 0
+    assert f"with 2 clients: {recorded['percent_of_b3']:.0f} % of B3" in said

@@ -1,0 +1,60 @@
+"""``python -m bench generator``: when a rate was not held, and what is recorded."""
+
+import json
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from bench import generator_test
+from bench.figures import GeneratorHealth
+from bench.generator_test import Reached
+
+HEALTHY = GeneratorHealth(
+    scheduled=1000,
+    sent=1000,
+    not_sent=0,
+    target_failed=0,
+    requests_per_s=1000.0,
+    send_lag_ms_p50=0.05,
+    send_lag_ms_p99=0.2,
+    send_lag_ms_max=3.0,
+    waited_for_target=0,
+    waited_for_connection=0,
+    connections=64,
+    cpu_s=0.5,
+    cpu_share=0.5,
+    queued_share=0.0,
+    steal=0.0,
+    nice=0,
+)
+
+
+@pytest.mark.parametrize(
+    ("unanswered", "health", "reason"),
+    [
+        (0.0, HEALTHY, None),
+        (0.005, HEALTHY, None),
+        (0.3, HEALTHY, "the server left 30% unanswered"),
+        (0.0, replace(HEALTHY, not_sent=7), "7 of 1000 requests were never sent"),
+        (0.0, replace(HEALTHY, send_lag_ms_p99=2.5), "send lag p99 2.50 ms (limit 2 ms)"),
+        (0.0, replace(HEALTHY, send_lag_ms_p99=2.5, steal=0.1), "send lag"),
+    ],
+)
+def test_a_rate_is_held_if_all_was_sent_in_time_and_answered(
+    unanswered: float, health: GeneratorHealth, reason: str | None
+) -> None:
+    assert Reached(1000.0, 1, 30.0, unanswered, health).ended_by == reason
+
+
+def test_what_was_offered_to_the_null_server_is_shown_and_recorded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--aiohttp", "--rate", "200", "--out", str(tmp_path)]
+    assert generator_test.main(asked) == 0
+    assert "200/s  sent" in capsys.readouterr().out
+    [directory] = tmp_path.iterdir()
+    [recorded] = json.loads((directory / "generator.json").read_text())
+    assert recorded["unanswered"] == 0.0
+    assert recorded["health"]["sent"] == recorded["health"]["scheduled"] > 0
+    assert "--aiohttp --rate 200" in json.loads((directory / "meta.json").read_text())["command"]
