@@ -249,6 +249,20 @@ def measure(clients: int, duration_s: int, pins: dict[str, int]) -> Reached:
     return parsed(done.stdout, counts, clients, duration_s)
 
 
+def newest(results: Path) -> Path | None:
+    """The newest run that is recorded there."""
+    runs = sorted(file.parent for file in results.glob(f"*/{FILE}"))
+    return runs[-1] if runs else None
+
+
+def read(run: Path) -> Reached:
+    """What a run recorded. Raises HarnessError."""
+    try:
+        return msgspec.json.decode((run / FILE).read_bytes(), type=Reached)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise HarnessError(f"{run}: its {FILE} cannot be read: {error}") from error
+
+
 def stored(url: str) -> Counter[str]:
     """How many orders, trades and cancelled orders the database holds."""
     with psycopg.connect(url, autocommit=True) as connection:

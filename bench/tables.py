@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -134,7 +134,28 @@ def _capacities(run: Path, versions: Sequence[str], way: str) -> list[str]:
         "",
         f"![Capacity]({place}/capacity.svg)",
         *capacity_report.lines_of(findings),
+        *_limit_of_database(every, versions, run.parent, way),
         *_losses(run, versions, way),
+    ]
+
+
+def _limit_of_database(
+    found: Findings, versions: Sequence[str], results: Path, way: str
+) -> list[str]:
+    """How near casev1 is to what PostgreSQL does alone; nothing where either is not known."""
+    from bench import pgbench  # noqa: PLC0415 - it needs the packages of the service
+
+    run = pgbench.newest(results)
+    carried = [each.capacity.median for each in found.cases if each.case == "v1"]
+    if run is None or "v1" not in versions or carried in ([], [None]):
+        return []
+    alone = pgbench.read(run)
+    share = cast("float", carried[0]) / alone.percent_of_b3
+    return [
+        "",
+        f"PostgreSQL alone reaches {alone.percent_of_b3:.0f} % with the same statements "
+        f"([pgbench]({way}{run.name}/{pgbench.FILE}), {alone.clients} clients in a closed loop, "
+        f"latency no object); casev1 carries {share:.0%} of that.",
     ]
 
 

@@ -1,12 +1,15 @@
 """What the READMEs say was measured is what the records say."""
 
 import json
+import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from bench import capacity_report, pgbench, records
 from bench.service import ROOT
-from bench.tables import READMES, measured, newest, updated
+from bench.tables import READMES, measured, newest, newest_published, updated
 
 
 @pytest.mark.parametrize("name", READMES)
@@ -40,6 +43,22 @@ def test_the_newest_whole_run_of_each_case_is_shown(tmp_path: Path) -> None:
         (tmp_path / name / "meta.json").write_text(json.dumps(conditions))
     shown = {version: run.name for version, run in newest(tmp_path).items()}
     assert shown == {"v1": "20260101T000000Z_d", "v3": "20260102T000000Z_b"}
+
+
+def test_casev1_is_shown_as_a_share_of_what_postgresql_does_alone(tmp_path: Path) -> None:
+    published = newest_published()
+    assert published is not None
+    run = tmp_path / published.name
+    run.mkdir()
+    for name in ("meta.json", "summary.json"):
+        shutil.copy(published / name, run)
+    assert "PostgreSQL alone" not in measured(["v1"], ROOT / "README.md", tmp_path)
+    [found] = [each for each in capacity_report.read(run).cases if each.case == "v1"]
+    assert found.capacity.median is not None
+    alone = pgbench.Reached(8, 30, 1.0, 2 * found.capacity.median, {})
+    records.write_json(run / pgbench.FILE, msgspec.to_builtins(alone))
+    assert "casev1 carries 50% of that" in measured(["v1"], ROOT / "README.md", tmp_path)
+    assert "PostgreSQL alone" not in measured(["v3"], ROOT / "README.md", tmp_path)
 
 
 def test_a_case_without_a_run_says_so(tmp_path: Path) -> None:
