@@ -2,7 +2,8 @@
 
 Rates are percent of B3. Bracket by 1.4, bisect geometrically until the bounds are as close as the
 mode asks, then confirm each bound: three of at most five trials. A bound that is not confirmed
-becomes the other bound, and the search goes on from there.
+becomes the other bound, and the search goes on from there, in small steps first: it is probably
+near.
 """
 
 import math
@@ -129,11 +130,12 @@ def _wanted(
     for rate, seen in standing.items():
         if not seen.settled:
             return rate, "repeat" if seen.verdict is Verdict.UNDECIDED else "confirm"
+    tried = sorted(by_rate)
     if low is None:
-        rate = rounded(min(by_rate) / BRACKET_FACTOR)
+        rate = rounded(tried[0] / _step(tried[:2], width))
         return (rate, "bracket") if rate >= RATE_MIN else None
     if high is None:
-        rate = rounded(max(by_rate) * BRACKET_FACTOR)
+        rate = rounded(tried[-1] * _step(tried[-2:], width))
         return (rate, "bracket") if rate <= RATE_MAX else None
     if high / low > 1.0 + width:
         middle = rounded(math.sqrt(low * high))
@@ -143,6 +145,14 @@ def _wanted(
         if confirm and _valid_count(by_rate, bound) == 1:
             return bound, "confirm"
     return None
+
+
+def _step(outermost: Sequence[float], width: float) -> float:
+    """The factor to the next rate beyond those tried, twice as far as the last two are apart."""
+    if len(outermost) == 1:
+        return BRACKET_FACTOR
+    near, far = outermost
+    return min(max((far / near) ** 2, 1.0 + width), BRACKET_FACTOR)
 
 
 def _by_rate(votes: Sequence[Vote]) -> dict[float, list[Vote]]:

@@ -170,6 +170,12 @@ def test_a_search_whose_known_bounds_do_not_hold_finds_its_own(limit: float, con
     assert found.low <= limit < found.high <= found.low * 1.05
 
 
+@pytest.mark.parametrize("limit", [390.0, 415.0, 445.0, 480.0])
+def test_a_search_looks_first_near_the_bounds_that_do_not_hold(limit: float) -> None:
+    _, rates = searched_from_420_to_440(limit, confirm=False)
+    assert len(rates) <= 5
+
+
 def test_where_the_generator_ends_the_result_is_at_least() -> None:
     def limited(rate: float, _: int) -> Vote:
         return Vote(rate, Verdict.PASS if rate <= 900.0 else Verdict.INVALID)
