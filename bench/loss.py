@@ -1,10 +1,11 @@
 """Capacity against loss: what each case carries in each mode, and what a crash costs there.
 
-The capacities are those of one published run, the losses those of one run of crashes.
+The capacities are those of one published run, the losses those of the newest run of crashes in
+which a mode was killed.
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,11 +30,12 @@ _HEADERS = (
 
 
 class Mode(NamedTuple):
-    """A case with its promise. Without crashes, or without a capacity, half of it is not known."""
+    """A case with its promise, killed in one run. Without a capacity half of it is not known."""
 
     case: str
     carried: Finding | None
     crashes: Sequence[Crash]
+    run: Path
 
     @property
     def lost(self) -> list[int]:
@@ -41,15 +43,22 @@ class Mode(NamedTuple):
         return [each.lost for each in self.crashes]
 
 
-def modes(carried: Sequence[Finding], crashes: Sequence[Crash]) -> list[Mode]:
-    """All that was killed, with the capacity where it is known."""
+def modes(carried: Sequence[Finding], crashed: Mapping[Path, Sequence[Crash]]) -> list[Mode]:
+    """All that was killed, with the capacity where it is known. Of several runs, oldest first, in
+    which a mode was killed the last one counts."""
     of_case = {each.case: each for each in carried}
-    return [Mode(case, of_case.get(case), own) for case, own in by_case(crashes).items()]
+    found = {
+        case: Mode(case, of_case.get(case), own, run)
+        for run, crashes in crashed.items()
+        for case, own in by_case(crashes).items()
+    }
+    return list(found.values())
 
 
-def of_runs(published: Path, crashed: Path) -> list[Mode]:
-    """Those of a published search and a run of crashes. Raises HarnessError."""
-    return modes(capacity_report.read(published).cases, crash_report.read(crashed))
+def of_runs(published: Path, crashed: Sequence[Path]) -> list[Mode]:
+    """Those of a published search and of runs of crashes, oldest first. Raises HarnessError."""
+    crashes = {run: crash_report.read(run) for run in crashed}
+    return modes(capacity_report.read(published).cases, crashes)
 
 
 def lines_of(known: Sequence[Mode]) -> list[str]:

@@ -39,12 +39,17 @@ def newest_of(
     layout: str, results: Path = DEFAULT_DIRECTORY, *, whole: bool = False
 ) -> Path | None:
     """The newest run of a layout; ``whole`` leaves out what was broken off, and what is void."""
-    found = [
+    found = runs_of(layout, results, whole=whole)
+    return found[-1] if found else None
+
+
+def runs_of(layout: str, results: Path = DEFAULT_DIRECTORY, *, whole: bool = False) -> list[Path]:
+    """All runs of a layout, oldest first; ``whole`` as above."""
+    return [
         run
         for run, conditions in _runs(results)
         if conditions.get("layout") == layout and (not whole or _is_whole(conditions))
     ]
-    return found[-1] if found else None
 
 
 def newest_published(results: Path = DEFAULT_DIRECTORY) -> Path | None:
@@ -163,16 +168,18 @@ def _losses(run: Path, versions: Sequence[str], way: str) -> list[str]:
     """What a crash costs in each mode, beside its capacity; nothing without a run of crashes."""
     from bench import loss  # noqa: PLC0415 - matplotlib takes a second to import
 
-    crashed = newest_of(crash.LAYOUT, run.parent, whole=True)
-    if crashed is None:
+    killed = loss.of_runs(run, runs_of(crash.LAYOUT, run.parent, whole=True))
+    known = [mode for mode in killed if _version(mode.case) in versions]
+    if not known:
         return []
-    known = loss.of_runs(run, crashed)
+    runs = sorted({mode.run for mode in known})
+    sources = [f"[{each.name}]({way}{each.name}/report.md)" for each in runs]
     picture = ["", f"![Orders lost against capacity]({way}{loss.CHART}.svg)"]
     return [
         "",
-        f"What `kill -9` costs, from [these crashes]({way}{crashed.name}/report.md):",
+        f"What `kill -9` costs, from the crashes of {' and '.join(sources)}:",
         "",
-        *loss.lines_of([mode for mode in known if _version(mode.case) in versions]),
+        *loss.lines_of(known),
         *(picture if len(versions) > 1 else []),
     ]
 
@@ -232,11 +239,11 @@ def write_all() -> list[Path]:
     files = [ROOT / name for name in READMES]
     for readme, versions in zip(files, READMES.values(), strict=True):
         readme.write_text(updated(readme, versions))
-    published, crashed = newest_published(), newest_of(crash.LAYOUT, whole=True)
-    return files if published is None or crashed is None else [*files, *_draw(published, crashed)]
+    published, crashed = newest_published(), runs_of(crash.LAYOUT, whole=True)
+    return files if published is None or not crashed else [*files, *_draw(published, crashed)]
 
 
-def _draw(published: Path, crashed: Path) -> list[Path]:
+def _draw(published: Path, crashed: Sequence[Path]) -> list[Path]:
     from bench import chart_style, loss  # noqa: PLC0415 - as above
 
     chart = loss.chart(loss.of_runs(published, crashed))

@@ -21,7 +21,10 @@ def crash(case: str, number: int, lost: int) -> Crash:
     return Crash(case, number, 1.5, 1000, 700.0, lost, 0, 0, 20.0 if lost else None, 0.5)
 
 
-CRASHES = [crash("v3", 1, 4), crash("v3", 2, 10), crash("v3", 3, 5), crash("v3-wal", 1, 0)]
+RUN, LATER = Path("20260101T000000Z_a"), Path("20260102T000000Z_b")
+CRASHES = {
+    RUN: [crash("v3", 1, 4), crash("v3", 2, 10), crash("v3", 3, 5), crash("v3-wal", 1, 0)],
+}
 
 
 def test_each_mode_has_its_capacity_and_its_losses() -> None:
@@ -31,6 +34,15 @@ def test_each_mode_has_its_capacity_and_its_losses() -> None:
         assert said in rows[0]
     for said in ("v3-wal", "in the log on disk", "–", "1, 700", "0 (0)"):
         assert said in rows[1]
+
+
+def test_the_newest_run_in_which_a_mode_was_killed_counts() -> None:
+    later = [crash("v3-wal", 1, 0), crash("v3-wal", 2, 0)]
+    known = loss.modes([], {**CRASHES, LATER: later})
+    assert [(mode.case, mode.run, len(mode.crashes)) for mode in known] == [
+        ("v3", RUN, 3),
+        ("v3-wal", LATER, 2),
+    ]
 
 
 def test_a_mode_of_unknown_capacity_is_left_out_of_the_chart(tmp_path: Path) -> None:

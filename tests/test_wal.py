@@ -5,6 +5,8 @@ import errno
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -21,6 +23,7 @@ from common.engine import Engine
 from common.errors import StartError, Unavailable
 from common.model import NewOrder, Order, OrderType, Side
 from common.wal import format
+from common.wal import log as writing
 from common.wal.disk import Directory, Disk, locked
 from common.wal.format import BATCH_HEAD_BYTES, HEADER_BYTES, RECORD_MAX_BYTES, Record, Submission
 from common.wal.log import End, WriteAheadLog
@@ -32,6 +35,17 @@ NOW_US = 1_700_000_000_000_000
 DAY_US = 86_400_000_000
 SMALL = 2_048
 NEW = End(0, 0, ())
+
+
+@pytest.fixture(
+    autouse=True, scope="module", params=[-1.0, float("inf")], ids=["thread", "event-loop"]
+)
+def quick_ms(request: pytest.FixtureRequest) -> Iterator[float]:
+    """Up to how many ms a write takes that the event loop does itself: none, or any."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writing, "QUICK_MS", request.param)
+        yield request.param
+
 
 Failures = list[Exception]
 Use = Callable[[WriteAheadLog], Awaitable[None]]
@@ -148,6 +162,53 @@ def test_what_gathers_during_a_write_is_one_write() -> None:
     assert found(disk) == [1, 2, 3, 4, 5, 6]
 
 
+def test_records_that_come_fast_share_a_write() -> None:
+    disk, many = SimulatedDisk(), writing.BUSY_RECORDS
+
+    async def fast(wal: WriteAheadLog) -> None:
+        for sequence in range(1, many + 1):
+            wal.submitted(order(sequence))
+        await wal.settled()
+        for sequence in range(many + 1, many + 5):
+            wal.submitted(order(sequence))
+            await asyncio.sleep(0)
+        await wal.settled()
+        assert wal.figures()["wal_syncs"] == 2
+
+    use(disk, fast, size=1 << 16)
+    assert found(disk) == list(range(1, many + 5))
+
+
+class WatchedDisk(SimulatedDisk):
+    """Knows which thread wrote, and can be slow."""
+
+    def __init__(self, takes_s: float) -> None:
+        super().__init__()
+        self.writers: list[int] = []
+        self._takes_s = takes_s
+
+    def write(self, number: int, offset: int, data: bytes) -> None:
+        self.writers.append(threading.get_ident())
+        time.sleep(self._takes_s)
+        super().write(number, offset, data)
+
+
+@pytest.mark.parametrize(("takes_s", "by_event_loop"), [(0.0, True), (0.002, False)])
+def test_the_event_loop_writes_to_a_quick_disk_and_a_thread_to_a_slow_one(
+    takes_s: float, by_event_loop: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "QUICK_MS", 1.0)
+    disk = WatchedDisk(takes_s)
+
+    async def often(wal: WriteAheadLog) -> None:
+        for sequence in range(1, 2 * writing.LATEST):
+            await write(wal, [sequence])
+
+    use(disk, often, size=1 << 16)
+    assert (disk.writers[-1] == threading.get_ident()) == by_event_loop
+    assert found(disk) == list(range(1, 2 * writing.LATEST))
+
+
 def test_nobody_is_told_before_the_disk_has_it() -> None:
     disk = SimulatedDisk()
 
@@ -163,14 +224,15 @@ def test_nobody_is_told_before_the_disk_has_it() -> None:
 
 def test_one_who_no_longer_waits_takes_nobody_along() -> None:
     async def cancel_one(wal: WriteAheadLog) -> None:
-        wal.submitted(order(1))
+        await write(wal, range(1, writing.BUSY_RECORDS + 1))
+        wal.submitted(order(writing.BUSY_RECORDS + 1))  # its write waits for more
         first, second = (asyncio.ensure_future(wal.settled()) for _ in range(2))
         await asyncio.sleep(0)
         first.cancel()
         await second
         assert first.cancelled()
 
-    use(SimulatedDisk(), cancel_one)
+    use(SimulatedDisk(), cancel_one, size=1 << 16)
 
 
 def test_a_start_does_again_only_what_the_database_lacks() -> None:

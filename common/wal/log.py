@@ -1,8 +1,12 @@
-"""Writing a log: whatever has gathered while the disk was busy is its next write.
+"""Writing a log: all records that have gathered are one write.
 
-The event loop gathers records and one thread writes them. A record that comes while nothing is
-being written leaves with those of the same turn of the event loop. Only when they come fast the
-next write waits for a moment: a write costs as much CPU as two requests, and then more share one.
+A record leaves with those of the same turn of the event loop, or with those that came while the
+disk was busy. Only when they come fast a write waits for a moment, so that more share it.
+
+The event loop writes itself as long as the disk is quick, since a thread that shares its core costs
+more and is later: it waits for the core and for the interpreter, both before the write and after
+it. A slow disk is written by a thread, and the event loop goes on. Nobody is answered in either
+case before the disk has it.
 """
 
 import asyncio
@@ -30,8 +34,10 @@ RETRY_S = 1.0
 # Fast is so many records in so many seconds, about seven times B3. What was measured stands in
 # docs/performance.md.
 BUSY_RECORDS, BUSY_S = 32, 0.005
-GATHER_S = 0.004
+GATHER_S = 0.002
 SYNCS_KEPT = 1000
+# The disk is quick if the median of its latest writes is.
+QUICK_MS, LATEST = 0.5, 15
 # How long the event loop may keep the interpreter while the thread has a write to report.
 SWITCH_INTERVAL_S = 0.0002
 
@@ -114,6 +120,14 @@ class End(NamedTuple):
     written: Sequence[Written]
 
 
+class Job(NamedTuple):
+    """What to write, and where."""
+
+    file: File
+    offset: int
+    data: bytes
+
+
 class WriteAheadLog:
     """A log that goes on behind what was found on the disk, in a new segment.
 
@@ -154,7 +168,7 @@ class WriteAheadLog:
         self._gathering_waits: list[asyncio.Future[None]] = []
         # Of those who wait for the write that is under way, if one is.
         self._writing_waits: list[asyncio.Future[None]] | None = None
-        self._jobs: SimpleQueue[tuple[File, int, bytes] | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._removals: set[asyncio.Future[None]] = set()
         self._failed = False
         # When the latest records came, by the clock of the event loop.
@@ -162,6 +176,7 @@ class WriteAheadLog:
         self._records = 0
         self._sync_count = 0
         self._sync_ms: deque[float] = deque(maxlen=SYNCS_KEPT)
+        self._latest_ms: deque[float] = deque(maxlen=LATEST)
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator["WriteAheadLog"]:
@@ -262,6 +277,13 @@ class WriteAheadLog:
         self._gathering.append(record)
         self._came_s.append(self._loop.time())
         if len(self._gathering) == 1 and self._writing_waits is None:
+            self._plan()
+
+    def _plan(self) -> None:
+        """Have what gathers written, in a moment if more is likely to come by then."""
+        if self._loop.time() - self._came_s[0] < BUSY_S:
+            self._loop.call_later(GATHER_S, self._write)
+        else:
             self._loop.call_soon(self._write)
 
     def _is_full(self) -> bool:
@@ -270,7 +292,7 @@ class WriteAheadLog:
         return most > self._size - (HEADER_BYTES if self._next else self._offset)
 
     def _write(self) -> None:
-        """Give what has gathered to the thread, unless it is at work or there is nothing."""
+        """Write what has gathered, unless a write is under way or there is nothing."""
         if self._writing_waits is not None or not self._gathering:
             return
         records, self._gathering = self._gathering, []
@@ -283,9 +305,13 @@ class WriteAheadLog:
         body, self._chain = format.batch(payload, self._last_sequence, self._chain)
         data = head + body
         assert self._file is not None, "there is room, see _is_full"
-        self._jobs.put((self._file, self._offset, data))
+        job = Job(self._file, self._offset, data)
         self._offset += len(data)
         self._records += len(records)
+        if statistics.median(self._latest_ms or (0.0,)) <= QUICK_MS:
+            self._done(*_carried_out(job))
+        else:
+            self._jobs.put(job)
 
     def _begin_segment(self, after_sequence: int) -> bytes:
         """Go on in the segment that is ready; its header."""
@@ -305,7 +331,7 @@ class WriteAheadLog:
         self._file = None
 
     def _done(self, took_ms: float, error: Exception | None) -> None:
-        """The thread has written, or could not."""
+        """The disk has it, or something failed."""
         if self._dropped is not None:
             self._dropped.close()
             self._dropped = None
@@ -315,10 +341,9 @@ class WriteAheadLog:
         waits, self._writing_waits = self._writing_waits, None
         self._sync_count += 1
         self._sync_ms.append(took_ms)
-        if self._gathering and self._loop.time() - self._came_s[0] < BUSY_S:
-            self._loop.call_later(GATHER_S, self._write)
-        else:
-            self._write()
+        self._latest_ms.append(took_ms)
+        if self._gathering:
+            self._plan()
         _release(waits or ())
 
     async def _keep_prepared(self) -> None:
@@ -353,15 +378,7 @@ class WriteAheadLog:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            file, offset, data = job
-            failure: Exception | None = None
-            started_s = time.perf_counter()
-            try:
-                file.write(offset, data)
-            except Exception as error:  # whatever it is, without the thread nobody gets a reply
-                failure = error
-            took_ms = (time.perf_counter() - started_s) * 1000
-            self._loop.call_soon_threadsafe(self._done, took_ms, failure)
+            self._loop.call_soon_threadsafe(self._done, *_carried_out(job))
 
     def _prepare(self, number: int) -> File:
         self._disk.create(number, self._size)
@@ -372,6 +389,17 @@ class WriteAheadLog:
             self._disk.remove(number)
         except OSError as error:
             log.warning("segment %d of the log cannot be removed: %s", number, error.strerror)
+
+
+def _carried_out(job: Job) -> tuple[float, Exception | None]:
+    """How many ms the write took, and what went wrong."""
+    failure: Exception | None = None
+    started_s = time.perf_counter()
+    try:
+        job.file.write(job.offset, job.data)
+    except Exception as error:  # whatever it is, those who wait must hear of it
+        failure = error
+    return (time.perf_counter() - started_s) * 1000, failure
 
 
 def _release(waits: Sequence["asyncio.Future[None]"]) -> None:
