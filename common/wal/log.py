@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from itertools import islice
 from queue import SimpleQueue
 from threading import Thread
 from typing import NamedTuple, Protocol
@@ -176,7 +177,6 @@ class WriteAheadLog:
         self._records = 0
         self._sync_count = 0
         self._sync_ms: deque[float] = deque(maxlen=SYNCS_KEPT)
-        self._latest_ms: deque[float] = deque(maxlen=LATEST)
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator["WriteAheadLog"]:
@@ -291,6 +291,10 @@ class WriteAheadLog:
         most = BATCH_HEAD_BYTES + RECORD_MAX_BYTES * (len(self._gathering) + 1)
         return most > self._size - (HEADER_BYTES if self._next else self._offset)
 
+    def _is_quick(self) -> bool:
+        latest_ms = [*islice(reversed(self._sync_ms), LATEST)] or [0.0]
+        return statistics.median(latest_ms) <= QUICK_MS
+
     def _write(self) -> None:
         """Write what has gathered, unless a write is under way or there is nothing."""
         if self._writing_waits is not None or not self._gathering:
@@ -308,7 +312,7 @@ class WriteAheadLog:
         job = Job(self._file, self._offset, data)
         self._offset += len(data)
         self._records += len(records)
-        if statistics.median(self._latest_ms or (0.0,)) <= QUICK_MS:
+        if self._is_quick():
             self._done(*_carried_out(job))
         else:
             self._jobs.put(job)
@@ -341,7 +345,6 @@ class WriteAheadLog:
         waits, self._writing_waits = self._writing_waits, None
         self._sync_count += 1
         self._sync_ms.append(took_ms)
-        self._latest_ms.append(took_ms)
         if self._gathering:
             self._plan()
         _release(waits or ())
