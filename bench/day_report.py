@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-import msgspec
 from matplotlib.figure import Figure
 
 from bench import records
 from bench.chart_style import BLUE, GREEN, ORANGE, RED, log_milliseconds, save
 from bench.day import FILE, LAYOUT, TENTHS, Day, Options, Tenth
-from bench.exchange_client import HarnessError
 from bench.report import milliseconds, table
 
 CHART = "day"
@@ -30,10 +28,7 @@ _HEADERS = (
 def read(directory: Path) -> Day:
     """The run. Raises HarnessError when it is none, or not whole."""
     records.read_options(directory, LAYOUT, Options)
-    try:
-        return msgspec.json.decode((directory / FILE).read_bytes(), type=Day)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise HarnessError(f"{directory / FILE}: cannot be read: {error}") from error
+    return records.read_json(directory / FILE, Day)
 
 
 def lines_of(day: Day) -> list[str]:

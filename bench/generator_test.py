@@ -5,6 +5,7 @@ does not send everything; against the null server it also ends where that does n
 reaches bounds every capacity that is measured with it.
 """
 
+import os
 import shlex
 import sys
 import tempfile
@@ -97,10 +98,10 @@ def main(given: Sequence[str]) -> int:
             f"send lag p99 {milliseconds(best.health.send_lag_ms_p99)} ms, "
             f"{best.cpu_us_per_request:.1f} µs of CPU per request"
         )
-    directory = records.new_directory(asked.out)
-    records.write_json(directory / FILE, [each._asdict() for each in reached])
     command = shlex.join(["python", "-m", "bench", "generator", *given])
-    records.write_json(directory / "meta.json", records.meta(command, {"partial": code != 0}))
+    meta = records.meta(command, {"partial": code != 0})
+    directory = records.write_run(asked.out, FILE, [each._asdict() for each in reached], meta)
+    printer.say(f"\nresults in {os.path.relpath(directory)}")
     return code
 
 

@@ -208,10 +208,9 @@ def main(given: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     print("\n".join(lines_of(reached)))
-    directory = records.new_directory(asked.out)
-    records.write_json(directory / FILE, msgspec.to_builtins(reached))
     command = shlex.join(["python", "-m", "bench", "pgbench", *given])
-    records.write_json(directory / "meta.json", records.meta(command, {}))
+    directory = records.write_run(asked.out, FILE, reached, records.meta(command, {}))
+    print(f"\nresults in {os.path.relpath(directory)}")
     return 0
 
 
@@ -257,10 +256,7 @@ def newest(results: Path) -> Path | None:
 
 def read(run: Path) -> Reached:
     """What a run recorded. Raises HarnessError."""
-    try:
-        return msgspec.json.decode((run / FILE).read_bytes(), type=Reached)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise HarnessError(f"{run}: its {FILE} cannot be read: {error}") from error
+    return records.read_json(run / FILE, Reached)
 
 
 def stored(url: str) -> Counter[str]:

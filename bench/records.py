@@ -156,6 +156,14 @@ def write_json(path: Path, content: Any) -> None:
     _write_whole(path, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
 
 
+def write_run(results: Path, file: str, content: Any, meta: dict[str, Any]) -> Path:
+    """A run of one file, in a directory of its own; the directory."""
+    directory = new_directory(results)
+    write_json(directory / file, content)
+    write_json(directory / "meta.json", meta)
+    return directory
+
+
 def layout_of(directory: Path) -> str | None:
     """The layout that a run directory names; None when it names none or is no run."""
     return _said(directory, "layout")
@@ -189,6 +197,14 @@ def read_lines(
         return [msgspec.json.decode(line, type=kind) for line in lines]
     except (OSError, msgspec.MsgspecError) as error:
         raise HarnessError(f"{directory / file}: cannot be read: {error}") from None
+
+
+def read_json(file: Path, kind: type[T]) -> T:
+    """What ``write_json`` wrote. Raises HarnessError when that cannot be read."""
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=kind)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise HarnessError(f"{file}: cannot be read: {error}") from error
 
 
 def append_line(directory: Path, file: str, record: Any) -> None:

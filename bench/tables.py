@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -35,16 +35,14 @@ def newest_runs(results: Path = DEFAULT_DIRECTORY) -> list[Path]:
     return [*of_layout.values(), *newest(results).values()]
 
 
-def newest_of(
-    layout: str, results: Path = DEFAULT_DIRECTORY, *, whole: bool = False
-) -> Path | None:
-    """The newest run of a layout; ``whole`` leaves out what was broken off, and what is void."""
-    found = runs_of(layout, results, whole=whole)
+def newest_of(layout: str, results: Path = DEFAULT_DIRECTORY) -> Path | None:
+    """The newest run of a layout."""
+    found = runs_of(layout, results)
     return found[-1] if found else None
 
 
 def runs_of(layout: str, results: Path = DEFAULT_DIRECTORY, *, whole: bool = False) -> list[Path]:
-    """All runs of a layout, oldest first; ``whole`` as above."""
+    """All runs of a layout, oldest first; ``whole`` leaves out what was broken off or is void."""
     return [
         run
         for run, conditions in _runs(results)
@@ -139,28 +137,25 @@ def _capacities(run: Path, versions: Sequence[str], way: str) -> list[str]:
         "",
         f"![Capacity]({place}/capacity.svg)",
         *capacity_report.lines_of(findings),
-        *_limit_of_database(every, versions, run.parent, way),
+        *_limit_of_database(findings, run.parent, way),
         *_losses(run, versions, way),
     ]
 
 
-def _limit_of_database(
-    found: Findings, versions: Sequence[str], results: Path, way: str
-) -> list[str]:
+def _limit_of_database(found: Findings, results: Path, way: str) -> list[str]:
     """How near casev1 is to what PostgreSQL does alone; nothing where either is not known."""
     from bench import pgbench  # noqa: PLC0415 - it needs the packages of the service
 
     run = pgbench.newest(results)
-    carried = [each.capacity.median for each in found.cases if each.case == "v1"]
-    if run is None or "v1" not in versions or carried in ([], [None]):
+    carried = next((each.capacity.median for each in found.cases if each.case == "v1"), None)
+    if run is None or carried is None:
         return []
     alone = pgbench.read(run)
-    share = cast("float", carried[0]) / alone.percent_of_b3
     return [
         "",
         f"PostgreSQL alone reaches {alone.percent_of_b3:.0f} % with the same statements "
         f"([pgbench]({way}{run.name}/{pgbench.FILE}), {alone.clients} clients in a closed loop, "
-        f"latency no object); casev1 carries {share:.0%} of that.",
+        f"latency no object); casev1 carries {carried / alone.percent_of_b3:.0%} of that.",
     ]
 
 
