@@ -147,6 +147,10 @@ class Api:
         self._stopping = False
         self._idle = asyncio.Event()
         self._overload = Overload(time.monotonic())
+        # Made once: anybody may ask, and each time it would take a millisecond.
+        description = describe(debug=settings.debug)
+        self._openapi = wire.encode(description)
+        self._docs = render_docs(description).encode()
         # By path, and for paths with a variable second part by what stands around it.
         self._fixed: dict[str, dict[str, Handler]] = {}
         self._variable: dict[tuple[str, str], dict[str, Handler]] = {}
@@ -345,11 +349,10 @@ class Api:
         return Reply(body, content_type=content_type)
 
     async def _get_openapi(self, call: Call) -> Reply:
-        return Reply(wire.encode(describe(debug=self._settings.debug)))
+        return Reply(self._openapi)
 
     async def _get_docs(self, call: Call) -> Reply:
-        page = render_docs(describe(debug=self._settings.debug))
-        return Reply(page.encode(), content_type="text/html; charset=utf-8")
+        return Reply(self._docs, content_type="text/html; charset=utf-8")
 
 
 def split(path: str) -> tuple[str, str, str]:
