@@ -227,35 +227,42 @@ class Connection(web.RequestHandler):
             super().resume_reading(resume_parser)
 
     def _serve(self) -> None:
-        """Answer what has come, up to a request that has to wait, that is not here whole, or that
-        is aiohttp's."""
+        """Answer what came first, unless it is not here whole, or is aiohttp's.
+
+        The request behind it takes its turn after the other connections have had theirs, else who
+        sends many at once would keep all others waiting.
+        """
         messages, parser = self._messages, self._parser
-        while messages and not self._busy and self.transport is not None and parser is not None:
-            message, content = messages[0]
-            if not isinstance(message, RawRequestMessage) or not is_plain(message):
+        if not messages or self._busy or self.transport is None or parser is None:
+            return
+        message, content = messages[0]
+        if not isinstance(message, RawRequestMessage) or not is_plain(message):
+            self._leave_to_aiohttp()
+            return
+        if not content.is_eof():
+            if self._arriving_s is None:
+                self._arriving_s = self._loop.time()
+            # The rest brings us back here, unless it will not be taken or is not understood.
+            if content.total_bytes > BODY_MAX_BYTES or content.exception() is not None:
                 self._leave_to_aiohttp()
-                return
-            if not content.is_eof():
-                if self._arriving_s is None:
-                    self._arriving_s = self._loop.time()
-                # The rest brings us back here, unless it will not be taken or is not understood.
-                if content.total_bytes > BODY_MAX_BYTES or content.exception() is not None:
-                    self._leave_to_aiohttp()
-                return
-            messages.popleft()
-            parser.message_consumed()
+            return
+        messages.popleft()
+        parser.message_consumed()
+        self._busy = True
+        self._arriving_s = None
+        if self._buffer_paused and len(messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+        elif self._mixed and not messages:
+            # Of a request that it takes before it is whole aiohttp counts one too many as
+            # waiting, so it may have stopped parsing early.
+            self.data_received(b"")
+        if self._server.refuses(message):
+            self._send(_OVERLOADED)
+        else:
+            self._go_on(self._answer(message, content))
+        if messages and not self._busy:
             self._busy = True
-            self._arriving_s = None
-            if self._buffer_paused and len(messages) <= self._msg_queue_resume_size:
-                self._resume_reading_if_drained()
-            elif self._mixed and not messages:
-                # Of a request that it takes before it is whole aiohttp counts one too many as
-                # waiting, so it may have stopped parsing early.
-                self.data_received(b"")
-            if self._server.refuses(message):
-                self._send(_OVERLOADED)
-            else:
-                self._go_on(self._answer(message, content))
+            self._loop.call_soon(self._take_turn)
 
     def _leave_to_aiohttp(self) -> None:
         self._mixed = True

@@ -34,6 +34,7 @@ class Scene:
         self.overload.is_behind = True
         self.holds_up = set[str]()
         self.may_go_on = asyncio.Event()
+        self.answers_wait = True
         self.written = b""
         server = Server(
             self.by_aiohttp,
@@ -60,7 +61,8 @@ class Scene:
     async def answer(self, message: RawRequestMessage, content: StreamReader) -> Reply:
         if message.path in self.holds_up:
             await self.may_go_on.wait()
-        await asyncio.sleep(0)
+        if self.answers_wait:
+            await asyncio.sleep(0)
         return Reply(message.path.encode())
 
     async def by_aiohttp(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -127,6 +129,17 @@ def test_one_whole_request_after_the_other_is_refused() -> None:
 
 # What looks like a request and has no Host, so that it can be the end of another head.
 LOOKS_WHOLE = b"GET /x HTTP/1.1\r\nX: y\r\n\r\n"
+
+
+def test_who_sends_many_at_once_gets_one_answer_in_each_turn() -> None:
+    async def play(scene: Scene) -> None:
+        scene.answers_wait = False
+        scene.connection.data_received(b"".join(get(f"/{number}") for number in range(20)))
+        for answered in range(1, 21):
+            assert scene.replies == [b"/%d" % number for number in range(answered)]
+            await turns(1)
+
+    scene(play)
 
 
 def test_what_ends_a_head_that_has_begun_is_no_request_of_its_own() -> None:
