@@ -6,12 +6,15 @@ what may have waited too long already: the others are served the sooner, as far 
 less than an answer. What was measured stands in docs/performance.md.
 """
 
+from collections import deque
+
 # How often to look whether the event loop comes round in time.
 BEAT_S = 0.010
-# Late is what would be felt; behind is who is late so many times in a row. Once or twice may be a
-# pause after which the service catches up by itself.
+# Late is what would be felt; behind is who was late so many of the latest times. Once or twice may
+# be a pause after which the service catches up by itself. Not each time: long and short rounds may
+# alternate, where those that were answered together ask again together.
 LATE_S = 0.025
-LATE_BEATS = 3
+LATE_BEATS, LATEST_BEATS = 3, 5
 # Who is behind refuses what may have waited longer than this, and counts as behind until it has
 # refused nobody for a while.
 WAIT_MAX_S = 0.030
@@ -25,14 +28,14 @@ class Overload:
         self.is_behind = False
         self._round_s = self._previous_round_s = now_s
         self._refused_s = now_s
-        self._late_beats = 0
+        self._latest_late = deque[bool](maxlen=LATEST_BEATS)
 
     def beat(self, now_s: float) -> None:
         """To be called ``BEAT_S`` after the last time, by a loop that is not late."""
         late = now_s - self._round_s - BEAT_S > LATE_S
         self._previous_round_s, self._round_s = self._round_s, now_s
-        self._late_beats = self._late_beats + 1 if late else 0
-        if self._late_beats >= LATE_BEATS and not self.is_behind:
+        self._latest_late.append(late)
+        if not self.is_behind and sum(self._latest_late) >= LATE_BEATS:
             self.is_behind = True
             self._refused_s = now_s
         elif self.is_behind:
