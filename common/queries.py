@@ -21,8 +21,8 @@ from sqlalchemy import (
     func,
     insert,
     literal_column,
-    or_,
     select,
+    true,
     union_all,
     update,
 )
@@ -228,9 +228,15 @@ def broker_of(row: Row) -> Broker:
 
 # ---- orders as their owners see them ----
 
+# The trades of an order of the outer query, from the indexes trades_of_maker and trades_of_taker.
+# Each is looked into for itself: where one condition names both, PostgreSQL may read all trades, if
+# it knew of few when it made the plan.
+_own = union_all(
+    select(trades).where(trades.c.maker_order_id == orders.c.id),
+    select(trades).where(trades.c.taker_order_id == orders.c.id),
+).lateral("own")
 _counterparty = case(
-    (trades.c.maker_order_id == orders.c.id, trades.c.taker_broker_id),
-    else_=trades.c.maker_broker_id,
+    (_own.c.maker_order_id == orders.c.id, _own.c.taker_broker_id), else_=_own.c.maker_broker_id
 )
 
 
@@ -247,11 +253,9 @@ _close_reason = case(
 def _details(chosen: Subquery | None = None) -> Any:
     """Orders with one row for each of their trades, or one with nulls where there is none.
 
-    A statement of its own snapshot sees an order and its trades at one moment. The trades come
-    from the indexes trades_of_maker and trades_of_taker.
+    A statement of its own snapshot sees an order and its trades at one moment.
     """
     source = orders if chosen is None else orders.join(chosen, chosen.c.id == orders.c.id)
-    own_trade = or_(trades.c.maker_order_id == orders.c.id, trades.c.taker_order_id == orders.c.id)
     return (
         select(
             orders.c.id,
@@ -265,15 +269,15 @@ def _details(chosen: Subquery | None = None) -> Any:
             _close_reason,
             orders.c.valid_until,
             orders.c.created_at,
-            trades.c.id,
-            trades.c.price,
-            trades.c.quantity,
-            trades.c.executed_at,
+            _own.c.id,
+            _own.c.price,
+            _own.c.quantity,
+            _own.c.executed_at,
             brokers.c.name,
         )
-        .select_from(source.outerjoin(trades, own_trade))
+        .select_from(source.outerjoin(_own, true()))
         .outerjoin(brokers, brokers.c.id == _counterparty)
-        .order_by(orders.c.id.desc(), trades.c.sequence, trades.c.id)
+        .order_by(orders.c.id.desc(), _own.c.sequence, _own.c.id)
     )
 
 
@@ -568,28 +572,24 @@ CLOSE_ENDED = compiled(
 OPEN_ORDERS = compiled(
     select(*_open_columns).where(orders.c.close_reason.is_(None)).order_by(orders.c.sequence)
 )
-_trade_columns = (
-    trades.c.id,
-    trades.c.sequence,
-    trades.c.symbol,
-    trades.c.price,
-    trades.c.quantity,
-    trades.c.taker_side,
-    trades.c.maker_order_id,
-    trades.c.taker_order_id,
-    trades.c.maker_broker_id,
-    trades.c.taker_broker_id,
-    trades.c.executed_at,
-)
-# An open order has met makers when it came and takers since.
-_open_party = and_(
-    orders.c.close_reason.is_(None),
-    or_(orders.c.id == trades.c.maker_order_id, orders.c.id == trades.c.taker_order_id),
-)
 TRADES_OF_OPEN_ORDERS = compiled(
-    select(orders.c.id, *_trade_columns)
-    .join_from(orders, trades, _open_party)
-    .order_by(trades.c.sequence, trades.c.id)
+    select(
+        orders.c.id,
+        _own.c.id,
+        _own.c.sequence,
+        _own.c.symbol,
+        _own.c.price,
+        _own.c.quantity,
+        _own.c.taker_side,
+        _own.c.maker_order_id,
+        _own.c.taker_order_id,
+        _own.c.maker_broker_id,
+        _own.c.taker_broker_id,
+        _own.c.executed_at,
+    )
+    .join_from(orders, _own, true())
+    .where(orders.c.close_reason.is_(None))
+    .order_by(_own.c.sequence, _own.c.id)
 )
 BROKER_BALANCES = compiled(
     select(balances.c.broker_id, func.sum(balances.c.cash)).group_by(balances.c.broker_id)
@@ -606,7 +606,7 @@ _recent = (
 )
 RECENT_PRICES = compiled(
     select(_symbol.c.symbol, _recent.c.price)
-    .join_from(_symbol, _recent, literal_column("TRUE"))
+    .join_from(_symbol, _recent, true())
     .order_by(_symbol.c.symbol, _recent.c.sequence, _recent.c.id)
 )
 NEWEST_CLOSED_ID = compiled(

@@ -2,7 +2,8 @@
 
 The plans are those that the connections of the exchange use. A connection keeps the plan that it
 made first, so it must be the right one whatever the planner knew then: on empty tables, on full
-ones with and without statistics, and where statistics say that no order is open.
+ones with and without statistics, and where statistics say that no order is open or that nothing
+has been traded.
 """
 
 import re
@@ -37,7 +38,7 @@ STATEMENTS: dict[str, Statement] = {
     "BALANCE": queries.BALANCE,
 }
 # 90 % of the orders are closed; brokers, symbols and prices are spread over them.
-FILL = """
+BROKERS_AND_ORDERS = """
     INSERT INTO brokers
     SELECT md5('broker' || n)::uuid, 'broker', NULL, decode(md5('key' || n), 'hex'), now()
     FROM generate_series(0, 99) n;
@@ -48,6 +49,9 @@ FILL = """
            CASE n % 10 WHEN 0 THEN 100 ELSE 0 END, CASE WHEN n % 10 > 0 THEN 'filled' END,
            now() + interval '1 day', now(), CASE WHEN n % 10 > 0 THEN now() END
     FROM generate_series(1, 20000) n;
+"""
+FILL = f"""
+    {BROKERS_AND_ORDERS}
     INSERT INTO trades
     SELECT md5('trade' || n)::uuid, n, 'S' || n % 45, 1000, 100, 'bid',
            md5('order' || n)::uuid, md5('order' || n + 1)::uuid,
@@ -65,6 +69,7 @@ CLOSE_ALL = """
 """
 STATES = {
     "empty": "",
+    "vacuumed before the first trade": f"{BROKERS_AND_ORDERS} VACUUM (ANALYZE);",
     "full, without statistics": FILL,
     "full": f"{FILL} ANALYZE;",
     "all orders closed": f"{FILL} {CLOSE_ALL} ANALYZE;",
@@ -80,7 +85,8 @@ def connection(
     prepare_schema(url)
     with psycopg.connect(conninfo(url), autocommit=True) as open_connection:
         open_connection.execute("ALTER TABLE orders SET (autovacuum_enabled = off)")
-        open_connection.execute(STATES[request.param].encode())
+        for statement in filter(str.strip, STATES[request.param].split(";")):
+            open_connection.execute(statement.encode())
         yield open_connection
 
 
