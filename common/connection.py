@@ -34,6 +34,11 @@ _OVERLOADED, _TURNED_AWAY = (
     b"%bContent-Length: %d\r\n\r\n%b" % (more, len(_TOO_MUCH), _TOO_MUCH)
     for more in (b"", b"Connection: close\r\n")
 )
+_NO_HTTP_BODY = b'{"code":"malformed_request","detail":"these bytes are no request of HTTP/1.1"}'
+_NO_HTTP = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    b"Content-Length: %d\r\n\r\n%b" % (len(_NO_HTTP_BODY), _NO_HTTP_BODY)
+)
 # A request with none of the headers that change where it ends or what becomes of the connection.
 # What does not match is never tried in another way (``*+``), so this takes linear time.
 _HEADERS = (
@@ -184,6 +189,8 @@ class Connection(web.RequestHandler):
         if waiter is None or waiter.done():  # aiohttp is at work on a request, or about to be
             is_first, self._mixed = not self._mixed, True
             super().data_received(data)
+            if self._current_request is None and self._refused_as_no_http():
+                return
             if self._messages or self._current_request is not None:
                 self._arriving_s = None  # whole, or its handler waits for the rest
             elif is_first and self._arriving_s is None:
@@ -235,8 +242,11 @@ class Connection(web.RequestHandler):
         messages, parser = self._messages, self._parser
         if not messages or self._busy or self.transport is None or parser is None:
             return
+        if self._refused_as_no_http():
+            return
         message, content = messages[0]
-        if not isinstance(message, RawRequestMessage) or not is_plain(message):
+        assert isinstance(message, RawRequestMessage)
+        if not is_plain(message):
             self._leave_to_aiohttp()
             return
         if not content.is_eof():
@@ -263,6 +273,20 @@ class Connection(web.RequestHandler):
         if messages and not self._busy:
             self._busy = True
             self._loop.call_soon(self._take_turn)
+
+    def _refused_as_no_http(self) -> bool:
+        """Whether what comes next is no HTTP, which then ends the connection.
+
+        aiohttp's own answer would leave a cycle for the garbage collector, and names versions.
+        """
+        messages, transport = self._messages, self.transport
+        if not messages or transport is None or isinstance(messages[0][0], RawRequestMessage):
+            return False
+        messages[0][0].exc.__traceback__ = None
+        messages.clear()
+        transport.write(_NO_HTTP)
+        self.force_close()
+        return True
 
     def _leave_to_aiohttp(self) -> None:
         self._mixed = True

@@ -34,8 +34,9 @@ SHUTDOWN_PATIENCE_S = 10.0
 CLOSE_PATIENCE_S = 2.0
 # Open besides connections: the database's, the log's, the program's own.
 FILES_BESIDE = 500
-# Young objects per collection, and collections of one generation per collection of the next.
-GC_THRESHOLDS = (20_000, 20, 1_000)
+# Young objects per collection, collections of one generation per collection of the next. Small, so
+# that no pause is felt; the last generation is never looked through.
+GC_THRESHOLDS = (1_000, 5, 1_000_000)
 
 log = logging.getLogger(__name__)
 
@@ -145,8 +146,9 @@ def allow_files(wanted: int) -> None:
 def spare_the_collector() -> None:
     """Let the garbage collector look at what is young, and leave alone what stays.
 
-    Orders, levels and trades hold no cycles: reference counts free them. Looking through all of
-    them again and again would stop the service the longer, the more there are.
+    Orders, levels and trades hold no cycles, nor does what requests and connections leave behind:
+    reference counts free them (``tests/test_garbage.py``). Looking through all of them again and
+    again would stop the service the longer, the more there are.
     """
     gc.collect()
     gc.freeze()

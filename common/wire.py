@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Container, Mapping
 from datetime import datetime
+from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -208,9 +209,15 @@ def _parse(body: bytes) -> Any:
         raise MalformedBody("the body is nested too deeply; expected a flat object") from None
 
 
+@cache
+def _types_of(body_type: Any) -> dict[str, Any]:
+    """The type of each field of a body."""
+    return {known.name: known.type for known in msgspec.structs.fields(body_type)}
+
+
 def _field_first(message: str, body_type: Any) -> str:
     """``Expected `int` - at `$.price` `` becomes ``price: expected `int` ``."""
-    fields = {known.name: known.type for known in msgspec.structs.fields(body_type)}
+    fields = _types_of(body_type)
     if message.startswith("Object contains unknown field"):
         return f"{message[0].lower()}{message[1:]}; allowed are {', '.join(fields)}"
     reason, at, path = message.rpartition(" - at `$.")

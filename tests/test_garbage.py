@@ -1,0 +1,57 @@
+"""References count what requests leave behind; the garbage collector has nothing to find.
+
+That is why it may look at young objects only (``common/server.py``).
+"""
+
+import re
+import socket
+
+from client import HOST, PATIENCE_S, Broker, Service, order_body
+from conftest import StartService
+
+FEW, MANY = 20, 120
+
+
+def left_by(service: Service, rounds: int) -> int:
+    """How many objects nobody can reach, when the service has ended after so many rounds."""
+    broker, other = service.register("Alice"), service.register("Bob")
+    for number in range(rounds):
+        good_requests(broker, other, 1000 + number)
+        bad_requests(broker)
+    service.stop()
+    found = re.search(r"garbage: (\d+) objects", service.text())
+    assert found, service.text()
+    return int(found[1])
+
+
+def good_requests(broker: Broker, other: Broker, price: int) -> None:
+    resting = broker.place("bid", 10, price)
+    other.place("ask", 5, price)
+    assert broker.cancel(resting).status == 204
+    for reply in (broker.show(resting), broker.orders(), broker.book(), broker.balance()):
+        assert reply.status == 200
+
+
+def bad_requests(broker: Broker) -> None:
+    client = broker.client
+    assert client.request("POST", "/orders", b"{", broker.key).status == 400
+    assert broker.order(quantity=0).status == 422
+    assert client.request("GET", "/balance", key="unknown").status == 401
+    assert client.request("GET", "/nothing").status == 404
+    expecting = {"Expect": "100-continue"}
+    placed = client.request("POST", "/orders", order_body(), broker.key, headers=expecting)
+    assert placed.status == 201
+    said = client.raw(b"no request at all\r\n\r\n")
+    assert said.startswith(b"HTTP/1.1 400"), said
+    with socket.create_connection((HOST, client.port), timeout=PATIENCE_S) as connection:
+        connection.sendall(b"POST /orders HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+
+
+def test_the_more_requests_the_more_garbage_is_not_so(
+    start_service: StartService, case: str
+) -> None:
+    few, many = (
+        left_by(start_service(module="tests.uncollected", TESTED_CASE=case), rounds)
+        for rounds in (FEW, MANY)
+    )
+    assert many - few < MANY - FEW

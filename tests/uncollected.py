@@ -1,0 +1,25 @@
+"""A case whose garbage collector is off, and which says at the end what it would have found.
+
+``TESTED_CASE=casev3 python -m tests.uncollected``
+"""
+
+import gc
+import importlib
+import os
+
+from common import server
+
+
+def collect_no_more() -> None:
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+
+
+if __name__ == "__main__":
+    app = importlib.import_module(f"{os.environ['TESTED_CASE']}.app")
+    server.spare_the_collector = collect_no_more
+    try:
+        server.main(app.open_exchange, stateless=app.STATELESS)
+    finally:
+        print(f"garbage: {gc.collect()} objects")
