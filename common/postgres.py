@@ -38,6 +38,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from common.errors import StartError
 from common.processes import tie_to_owner
+from common.writeback import spread
 
 SETTINGS: dict[str, str] = {
     # No TCP: the socket directory decides who may connect, so no password is needed.
@@ -198,6 +199,7 @@ class EmbeddedPostgres:
         log_start = self._log.stat().st_size if self._log.exists() else 0
         process = self._launch(binaries, account, socket_dir, stale_pid)
         undo.callback(_shut_down, process)
+        undo.enter_context(spread(self._cluster))
         if not _becomes_ready(process, self._cluster):
             line = _failure_line(self._log, log_start)
             raise StartError(f"PostgreSQL did not start: {line} (see {self._log})")
