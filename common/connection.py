@@ -22,22 +22,27 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.streams import StreamReader
 
 from common.overload import Overload
-from common.reply import Reply
+from common.reply import CLOSE, Reply
 
 BODY_MAX_BYTES = 16 * 1024
 LOOK_AT_CLIENTS_S = 0.25
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+def _prebuilt(head: bytes, body: bytes) -> bytes:
+    """A reply of JSON; ``head`` is its status line and the headers of its own."""
+    more = b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    return head + more + body
+
+
 # What a service says that has no time to look at a request; as short as it can be.
 _TOO_MUCH = b'{"code":"overloaded","detail":"more requests come than can be answered; retry later"}'
-_OVERLOADED, _TURNED_AWAY = (
-    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Type: application/json\r\n"
-    b"%bContent-Length: %d\r\n\r\n%b" % (more, len(_TOO_MUCH), _TOO_MUCH)
-    for more in (b"", b"Connection: close\r\n")
-)
-_NO_HTTP_BODY = b'{"code":"malformed_request","detail":"these bytes are no request of HTTP/1.1"}'
-_NO_HTTP = (
-    b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n"
-    b"Content-Length: %d\r\n\r\n%b" % (len(_NO_HTTP_BODY), _NO_HTTP_BODY)
+_BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n"
+_OVERLOADED = _prebuilt(_BUSY, _TOO_MUCH)
+_TURNED_AWAY = _prebuilt(_BUSY + CLOSE, _TOO_MUCH)
+_NO_HTTP = _prebuilt(
+    b"HTTP/1.1 400 Bad Request\r\n" + CLOSE,
+    b'{"code":"malformed_request","detail":"these bytes are no request of HTTP/1.1"}',
 )
 # A request with none of the headers that change where it ends or what becomes of the connection.
 # What does not match is never tried in another way (``*+``), so this takes linear time.
@@ -189,8 +194,11 @@ class Connection(web.RequestHandler):
         if waiter is None or waiter.done():  # aiohttp is at work on a request, or about to be
             is_first, self._mixed = not self._mixed, True
             super().data_received(data)
-            if self._current_request is None and self._refused_as_no_http():
-                return
+            if self._messages and self._current_request is None:
+                first = self._messages[0][0]
+                if not isinstance(first, RawRequestMessage):
+                    self._part_from(first.exc)
+                    return
             if self._messages or self._current_request is not None:
                 self._arriving_s = None  # whole, or its handler waits for the rest
             elif is_first and self._arriving_s is None:
@@ -242,10 +250,10 @@ class Connection(web.RequestHandler):
         messages, parser = self._messages, self._parser
         if not messages or self._busy or self.transport is None or parser is None:
             return
-        if self._refused_as_no_http():
-            return
         message, content = messages[0]
-        assert isinstance(message, RawRequestMessage)
+        if not isinstance(message, RawRequestMessage):
+            self._part_from(message.exc)
+            return
         if not is_plain(message):
             self._leave_to_aiohttp()
             return
@@ -274,19 +282,16 @@ class Connection(web.RequestHandler):
             self._busy = True
             self._loop.call_soon(self._take_turn)
 
-    def _refused_as_no_http(self) -> bool:
-        """Whether what comes next is no HTTP, which then ends the connection.
+    def _part_from(self, no_http: BaseException) -> None:
+        """End a connection on which something else than HTTP comes.
 
         aiohttp's own answer would leave a cycle for the garbage collector, and names versions.
         """
-        messages, transport = self._messages, self.transport
-        if not messages or transport is None or isinstance(messages[0][0], RawRequestMessage):
-            return False
-        messages[0][0].exc.__traceback__ = None
-        messages.clear()
-        transport.write(_NO_HTTP)
+        no_http.__traceback__ = None
+        self._messages.clear()
+        if self.transport is not None:
+            self.transport.write(_NO_HTTP)
         self.force_close()
-        return True
 
     def _leave_to_aiohttp(self) -> None:
         self._mixed = True

@@ -463,7 +463,9 @@ def test_a_compressed_body_has_the_same_bound_when_unpacked(alice: Broker) -> No
 
 def test_bytes_that_are_no_http_are_400(client: Client) -> None:
     for request in (b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nbad header\r\n\r\n"):
-        assert client.raw(request).split()[1] == b"400"
+        reply = client.raw(request)
+        assert reply.split()[1] == b"400"
+        assert b'{"code":"malformed_request"' in reply
     assert client.request("GET", "/health").status == 200
 
 
