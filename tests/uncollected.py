@@ -9,16 +9,9 @@ import os
 
 from common import server
 
-
-def collect_no_more() -> None:
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-
-
 if __name__ == "__main__":
     app = importlib.import_module(f"{os.environ['TESTED_CASE']}.app")
-    server.spare_the_collector = collect_no_more
+    server.GC_THRESHOLDS = (0, 0, 0)
     try:
         server.main(app.open_exchange, stateless=app.STATELESS)
     finally:
