@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from bench import records
 from bench.chart_style import COLOURS, save
@@ -118,7 +119,9 @@ def lost(crashes: Sequence[Crash]) -> Figure:
     losses.plot([], [], color="black", linestyle=":", label="30 ms of orders")
     losses.set_yticks(range(len(cases)), [f"{case}\n{promise(case)}" for case in cases])
     losses.set_ylim(len(cases) - 0.5, -0.5)
-    losses.set_xlim(left=-0.5)
+    # Where nothing was lost an axis of its own choice would end at 0 and show orders below that.
+    losses.set_xlim(-0.5, max(1.0, losses.get_xlim()[1]))
+    losses.xaxis.set_major_locator(MaxNLocator(integer=True))
     losses.set_xlabel("acknowledged orders lost")
     times.set_xlabel("serves again after, s")
     times.set_xlim(left=0)
