@@ -116,7 +116,7 @@ class Exchange:
     async def sweep(self) -> None:
         await self._database.retried(self._database.commit, (queries.CLOSE_ENDED, {}))
 
-    async def settled(self) -> None:
+    def settling(self) -> None:
         """Every verb ends with its commit."""
 
     async def health(self) -> Health:

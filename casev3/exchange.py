@@ -31,6 +31,7 @@ from common.model import (
 )
 from common.retries import Retries, replayed
 from common.sequencer import Sequencer
+from common.settling import Settling
 from common.views import detail_of, matches, page_of, receipt_of
 from common.wal.format import Record, Submission
 from common.webhooks import Webhooks, notices
@@ -146,8 +147,8 @@ class Exchange:
     async def sweep(self) -> None:
         self._ledger.evict(self._expire())
 
-    async def settled(self) -> None:
-        await self._sequencer.settled()
+    def settling(self) -> Settling | None:
+        return self._sequencer.settling()
 
     async def health(self) -> Health:
         return Health(

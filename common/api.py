@@ -61,6 +61,9 @@ STATUS_OF: dict[type[ExchangeError], HTTPStatus] = {
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
+# What may be found before the key of a request is looked up.
+BEFORE_THE_KEY = (MalformedBody, InvalidField, NotFound, TooLarge)
+
 # What tells how a service does must be answered above all when it does badly.
 NEVER_REFUSED = ("/health", "/metrics")
 _LOOKED_AT = tuple(b"GET %b " % path.encode() for path in NEVER_REFUSED)
@@ -218,14 +221,19 @@ class Api:
         From now on each reply closes its connection, so that this comes to an end.
         """
         self._stopping = True
-        if self._in_flight:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(patience_s):
+        with suppress(TimeoutError, OSError, Unavailable):
+            async with asyncio.timeout(patience_s):
+                if self._in_flight:
                     await self._idle.wait()
+                if (settling := self._exchange.settling()) is not None:
+                    await settling.wait()
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """The reply to a request that came aiohttp's way."""
-        return Response(await self.answer(request._message, request.content, request))
+        reply = await self.answer(request._message, request.content, request)
+        if reply.settling is not None:
+            await reply.settling.wait()
+        return Response(reply)
 
     async def answer(
         self,
@@ -233,7 +241,10 @@ class Api:
         content: StreamReader,
         request: web.BaseRequest | None = None,
     ) -> Reply:
-        """The reply to any request; ``content`` is its body, ``request`` who brings the rest."""
+        """The reply to any request; ``content`` is its body, ``request`` who brings the rest.
+
+        It may leave once what it is ``settling`` is durable.
+        """
         self._in_flight += 1
         try:
             reply = await self._reply_to(message, content, request)
@@ -395,13 +406,14 @@ def for_broker(handler: BrokerHandler) -> Handler:
     async def handle(call: Call) -> Reply:
         key_hash = call.key_hash()
         try:
-            return await handler(call, key_hash)
-        except (MalformedBody, InvalidField, NotFound, TooLarge):
-            await call.exchange.authenticate(key_hash)
-            raise
-        finally:
-            # Reads too: what they show must not be undone by a crash.
-            await call.exchange.settled()
+            reply = await handler(call, key_hash)
+        except ExchangeError as error:
+            if isinstance(error, BEFORE_THE_KEY):
+                await call.exchange.authenticate(key_hash)
+            reply = error_reply(error)
+        # Reads too: what they show must not be undone by a crash.
+        reply.settling = call.exchange.settling()
+        return reply
 
     return handle
 

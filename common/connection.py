@@ -136,7 +136,8 @@ class Connection(web.RequestHandler):
     the parser holds nothing of the next one."""
 
     __slots__ = (
-        "_answer", "_arriving_s", "_between", "_busy", "_mixed", "_server", "_task", "_unread_s",
+        "_answer", "_arriving_s", "_between", "_busy", "_held", "_mixed", "_server", "_task",
+        "_unread_s",
     )  # fmt: skip
 
     def __init__(
@@ -153,6 +154,8 @@ class Connection(web.RequestHandler):
         self._mixed = False
         self._between = True
         self._task: asyncio.Task[None] | None = None
+        # The reply that waits until it is durable what it says.
+        self._held: Reply | None = None
         # Since when a request has been arriving, and a reply has been waiting to be read.
         self._arriving_s: float | None = None
         self._unread_s: float | None = None
@@ -321,7 +324,23 @@ class Connection(web.RequestHandler):
         self._serve()
 
     def _end(self, reply: Reply) -> None:
+        if reply.settling is None:
+            self._send(reply.encode(), closes=reply.closes)
+        else:
+            self._held = reply
+            reply.settling.tell(self._settled)
+
+    def _settled(self, error: Exception | None) -> None:
+        reply, self._held = self._held, None
+        if error is not None:
+            if self.transport is not None:
+                self.transport.abort()  # nobody knows what became of it, as after a crash
+            return
+        assert reply is not None, "it was held until now"
         self._send(reply.encode(), closes=reply.closes)
+        if self._messages and not self._busy:
+            self._busy = True
+            self._loop.call_soon(self._take_turn)
 
     def _send(self, reply: bytes, *, closes: bool = False) -> None:
         """The reply to a request; the next one waits for who is slow to read."""

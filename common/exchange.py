@@ -20,6 +20,7 @@ from common.model import (
     Receipt,
     Registration,
 )
+from common.settling import Settling
 
 
 class Health(Struct, frozen=True):
@@ -80,8 +81,9 @@ class Exchange(Protocol):
         """Close the orders that have ended, though nobody asks for them; called regularly."""
         ...
 
-    async def settled(self) -> None:
-        """Wait until nothing that a verb has answered can be undone, as ``durability`` promises."""
+    def settling(self) -> Settling | None:
+        """What could still undo an answer that a verb has given, against what ``durability``
+        promises; None if nothing. Raises Unavailable when it will never be durable."""
         ...
 
     async def health(self) -> Health:

@@ -12,6 +12,8 @@ from http import HTTPStatus
 
 from aiohttp import HttpVersion11, web
 
+from common.settling import Settling
+
 JSON = "application/json"
 CLOSE = b"Connection: close\r\n"
 KEEP_ALIVE = b"Connection: keep-alive\r\n"
@@ -49,10 +51,10 @@ class Reply:
     """Status, body and the few headers beyond length, type and date.
 
     ``closes`` is set on the replies of a service that is stopping, so that its clients let go of
-    it.
+    it. ``settling`` is what it has to wait for before it may leave.
     """
 
-    __slots__ = ("body", "closes", "content_type", "headers", "status")
+    __slots__ = ("body", "closes", "content_type", "headers", "settling", "status")
 
     def __init__(
         self,
@@ -66,6 +68,7 @@ class Reply:
         self.content_type = content_type if body else ""
         self.headers = headers
         self.closes = False
+        self.settling: Settling | None = None
 
     def encode(self, connection: bytes | None = None, *, with_body: bool = True) -> bytes:
         """All of it; ``connection`` is the header of that name, for who needs to be told."""

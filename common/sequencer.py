@@ -2,6 +2,7 @@
 
 from common.ids import Clock
 from common.model import NewOrder, Order
+from common.settling import Settling
 from common.wal.log import Log
 
 
@@ -57,9 +58,12 @@ class Sequencer:
         self.sequence = 0
         await self._log.restart()
 
-    async def settled(self) -> None:
-        """Wait until what has been accepted is as durable as ``durability`` promises."""
-        await self._log.settled()
+    def settling(self) -> Settling | None:
+        """What of the accepted is not yet as durable as ``durability`` promises, None if all is.
+
+        Raises Unavailable when it will never be.
+        """
+        return self._log.settling()
 
     def figures(self) -> dict[str, float]:
         """For /health."""

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import pairwise
 from unittest.mock import Mock
 
+import pytest
 from aiohttp import web
 from aiohttp.http import RawRequestMessage
 from aiohttp.streams import StreamReader
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from common.connection import Connection, Server
 from common.overload import Overload
 from common.reply import Reply, Response
+from common.settling import Settling
 
 REFUSED = b"503"
 _REPLY = re.compile(rb"HTTP/1\.1 (\d{3}) [^\r\n]*\r\n(?:[^\r\n]+\r\n)*?\r\n")
@@ -35,6 +37,7 @@ class Scene:
         self.holds_up = set[str]()
         self.may_go_on = asyncio.Event()
         self.answers_wait = True
+        self.settling: Settling | None = None
         self.written = b""
         server = Server(
             self.by_aiohttp,
@@ -63,7 +66,9 @@ class Scene:
             await self.may_go_on.wait()
         if self.answers_wait:
             await asyncio.sleep(0)
-        return Reply(message.path.encode())
+        reply = Reply(message.path.encode())
+        reply.settling = self.settling
+        return reply
 
     async def by_aiohttp(self, request: web.BaseRequest) -> web.StreamResponse:
         return Response(Reply(b"by aiohttp", 401))
@@ -205,6 +210,64 @@ def test_who_waits_for_an_answer_gets_it_before_the_next_refusal() -> None:
     scene(play)
 
 
+def test_a_reply_leaves_when_it_is_durable_and_the_one_behind_it_after_that() -> None:
+    async def play(scene: Scene) -> None:
+        first, second = Settling(), Settling()
+        scene.settling = first
+        await scene.feed(get("/a") + get("/b"), get("/c"))
+        assert scene.replies == []
+        scene.settling = second
+        first.end()
+        await turns()
+        assert scene.replies == [b"/a"]
+        scene.settling = None
+        second.end()
+        await turns(10)
+        assert scene.replies == [b"/a", b"/b", b"/c"]
+
+    scene(play)
+
+
+def test_who_asked_for_what_may_not_be_durable_is_told_nothing() -> None:
+    async def play(scene: Scene) -> None:
+        scene.settling = Settling()
+        await scene.feed(get("/a") + get("/b"))
+        scene.settling.end(OSError("the disk is broken"))
+        await turns()
+        assert scene.replies == []
+        scene.transport.abort.assert_called_once()
+
+    scene(play)
+
+
+def test_a_client_that_has_gone_before_its_reply_is_durable_is_no_error() -> None:
+    async def play(scene: Scene) -> None:
+        scene.settling = Settling()
+        scene.overload.is_behind = False
+        await scene.feed(get("/a"))
+        scene.connection.connection_lost(None)
+        scene.settling.end()
+        assert scene.replies == []
+
+    scene(play)
+
+
+def test_a_reply_that_cannot_be_sent_does_not_keep_the_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told: list[Exception | None] = []
+
+    def broken(error: Exception | None) -> None:
+        raise RuntimeError("the first is broken")
+
+    settling = Settling()
+    settling.tell(broken)
+    settling.tell(told.append)
+    settling.end()
+    assert told == [None]
+    assert "the first is broken" in caplog.text
+
+
 requests = st.lists(
     st.sampled_from(
         [
@@ -227,18 +290,21 @@ def cut(stream: bytes, places: Iterable[int]) -> list[bytes]:
 
 
 @given(
-    requests,
-    st.lists(st.integers(0, 2000), max_size=6),
-    st.booleans(),
-    st.booleans(),
-    st.lists(st.booleans(), min_size=12, max_size=12),
+    made=requests,
+    places=st.lists(st.integers(0, 2000), max_size=6),
+    at_borders=st.booleans(),
+    at_once=st.booleans(),
+    refused=st.lists(st.booleans(), min_size=12, max_size=12),
+    settles=st.booleans(),
 )
 def test_however_the_bytes_come_each_request_gets_one_reply_in_its_turn(
+    *,
     made: Sequence[Callable[[str], bytes]],
     places: list[int],
     at_borders: bool,
     at_once: bool,
     refused: list[bool],
+    settles: bool,
 ) -> None:
     paths = [f"/{number}" for number in range(len(made))]
     whole = [make(path) for make, path in zip(made, paths, strict=True)]
@@ -247,12 +313,17 @@ def test_however_the_bytes_come_each_request_gets_one_reply_in_its_turn(
     answers = iter(refused * 10)
 
     async def play(scene: Scene) -> None:
+        scene.settling = Settling() if settles else None
         if at_once:
             for piece in pieces:
                 scene.connection.data_received(piece)
         else:
             await scene.feed(*pieces)
-        await turns(40)
+        for _ in range(len(paths) + 1):
+            if scene.settling is not None:
+                settled, scene.settling = scene.settling, Settling()
+                settled.end()
+            await turns(10)
         replies = scene.replies
         assert len(replies) == len(paths)
         for path, reply in zip(paths, replies, strict=True):

@@ -89,6 +89,18 @@ def test_kills_under_load_lose_nothing_that_was_acknowledged(logged: Logged) -> 
     assert_consistent(service)
 
 
+def test_a_stop_under_load_answers_all_that_was_accepted(logged: Logged) -> None:
+    service = logged(**RARELY)
+    brokers = [service.register(f"broker {number}") for number in range(4)]
+    with load(brokers) as clients:
+        eventually(accepted(service, 150))
+        service.stop()
+        known = results(clients)
+    assert_kept(service, known)
+    [(stored,)] = service.sql("SELECT count(*) FROM orders")
+    assert stored == sum(len(client.receipts) for client in known)
+
+
 def test_killed_while_its_database_was_gone_a_service_comes_back_with_everything(
     mortal: EmbeddedPostgres, logged: Logged
 ) -> None:

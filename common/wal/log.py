@@ -26,6 +26,7 @@ from typing import NamedTuple, Protocol
 
 from common.errors import Unavailable
 from common.model import Order
+from common.settling import Settling
 from common.wal import format
 from common.wal.disk import Disk, File
 from common.wal.format import BATCH_HEAD_BYTES, HEADER_BYTES, RECORD_MAX_BYTES, Record
@@ -62,8 +63,11 @@ class Log(Protocol):
         """Why no more commands are taken at present, None if they are."""
         ...
 
-    async def settled(self) -> None:
-        """Wait until all that has been accepted by now is as durable as promised."""
+    def settling(self) -> Settling | None:
+        """Of what has been accepted by now what is not as durable as promised, None if all is.
+
+        Raises Unavailable when it will never be.
+        """
         ...
 
     def absorbed(self, sequence: int) -> None:
@@ -93,7 +97,7 @@ class NoLog:
     def refusal(self) -> str | None:
         return None
 
-    async def settled(self) -> None:
+    def settling(self) -> None:
         pass
 
     def absorbed(self, sequence: int) -> None:
@@ -166,9 +170,9 @@ class WriteAheadLog:
         self._preparing: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._gathering: list[Record] = []
-        self._gathering_waits: list[asyncio.Future[None]] = []
-        # Of those who wait for the write that is under way, if one is.
-        self._writing_waits: list[asyncio.Future[None]] | None = None
+        self._next_write = Settling()
+        # The one that is under way, if one is.
+        self._write_under_way: Settling | None = None
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._removals: set[asyncio.Future[None]] = set()
         self._failed = False
@@ -213,19 +217,15 @@ class WriteAheadLog:
     def refusal(self) -> str | None:
         return "the disk of the log takes no more" if self._failed or self._is_full() else None
 
-    async def settled(self) -> None:
+    def settling(self) -> Settling | None:
         if self._failed:
             raise Unavailable("the log has failed")
-        if self._gathering:
-            waits = self._gathering_waits
-        elif self._writing_waits is not None:
-            waits = self._writing_waits
-        else:
-            return
-        # One each: who is cancelled must not take the others along.
-        wait = self._loop.create_future()
-        waits.append(wait)
-        await wait
+        return self._next_write if self._gathering else self._write_under_way
+
+    async def settled(self) -> None:
+        """Wait until all that has been accepted by now is durable. Raises as ``settling`` does."""
+        if (settling := self.settling()) is not None:
+            await settling.wait()
 
     def absorbed(self, sequence: int) -> None:
         while self._written and self._written[0].last_sequence <= sequence:
@@ -236,14 +236,15 @@ class WriteAheadLog:
 
     async def restart(self) -> None:
         """Deletes all segments at once, which stops the event loop for a moment."""
-        _release(self._gathering_waits)
         self._gathering.clear()
+        ended, self._next_write = self._next_write, Settling()
+        ended.end()
         if self._file is not None:
             self._written.append(Written(self._number, 0))
         for segment in self._written:
             self._remove(segment.number)
         self._written.clear()
-        if self._writing_waits is None:
+        if self._write_under_way is None:
             self._close()
         else:
             self._dropped, self._file = self._file, None
@@ -276,7 +277,7 @@ class WriteAheadLog:
             raise Unavailable(f"{refusal}; retry later")
         self._gathering.append(record)
         self._came_s.append(self._loop.time())
-        if len(self._gathering) == 1 and self._writing_waits is None:
+        if len(self._gathering) == 1 and self._write_under_way is None:
             self._plan()
 
     def _plan(self) -> None:
@@ -297,10 +298,10 @@ class WriteAheadLog:
 
     def _write(self) -> None:
         """Write what has gathered, unless a write is under way or there is nothing."""
-        if self._writing_waits is not None or not self._gathering:
+        if self._write_under_way is not None or not self._gathering:
             return
         records, self._gathering = self._gathering, []
-        self._writing_waits, self._gathering_waits = self._gathering_waits, []
+        self._write_under_way, self._next_write = self._next_write, Settling()
         payload = format.payload(records)
         head = b""
         if self._offset + BATCH_HEAD_BYTES + len(payload) > self._size:
@@ -342,12 +343,13 @@ class WriteAheadLog:
         if error is not None:
             self._fail(error)
             return
-        waits, self._writing_waits = self._writing_waits, None
+        settled, self._write_under_way = self._write_under_way, None
         self._sync_count += 1
         self._sync_ms.append(took_ms)
         if self._gathering:
             self._plan()
-        _release(waits or ())
+        if settled is not None:
+            settled.end()
 
     async def _keep_prepared(self) -> None:
         """Have the segment after this one ready before it is needed, as soon as the disk allows."""
@@ -371,11 +373,11 @@ class WriteAheadLog:
             return
         self._failed = True
         self._on_failure(error)
-        for wait in (*self._gathering_waits, *(self._writing_waits or ())):
-            if not wait.done():
-                wait.set_exception(error)
         self._gathering.clear()
-        self._writing_waits = None
+        under_way, self._write_under_way = self._write_under_way, None
+        for settling in (under_way, self._next_write):
+            if settling is not None:
+                settling.end(error)
 
     # ---- on other threads ----
 
@@ -403,9 +405,3 @@ def _carried_out(job: Job) -> tuple[float, Exception | None]:
     except Exception as error:  # whatever it is, those who wait must hear of it
         failure = error
     return (time.perf_counter() - started_s) * 1000, failure
-
-
-def _release(waits: Sequence["asyncio.Future[None]"]) -> None:
-    for wait in waits:
-        if not wait.done():
-            wait.set_result(None)
