@@ -189,6 +189,7 @@ class Api:
             answer=self.answer,
             refuses=self.refuses,
             refuses_unread=self.refuses_unread,
+            stopping=lambda: self._stopping,
             overload=self._overload,
             options=options,
             patience_s=self._settings.client_patience_s,
@@ -223,16 +224,26 @@ class Api:
         self._stopping = True
         with suppress(TimeoutError, OSError, Unavailable):
             async with asyncio.timeout(patience_s):
-                if self._in_flight:
-                    await self._idle.wait()
-                if (settling := self._exchange.settling()) is not None:
-                    await settling.wait()
+                while True:  # those who are answered now may have asked for more before they go
+                    if self._in_flight:
+                        self._idle.clear()
+                        await self._idle.wait()
+                    elif (settling := self._exchange.settling()) is not None:
+                        await settling.wait()
+                    else:
+                        return
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """The reply to a request that came aiohttp's way."""
         reply = await self.answer(request._message, request.content, request)
         if reply.settling is not None:
-            await reply.settling.wait()
+            try:
+                await reply.settling.wait()
+            except Exception:
+                if request.transport is not None:
+                    request.transport.abort()  # nobody knows what became of it, as after a crash
+                raise
+            reply.closes = self._stopping
         return Response(reply)
 
     async def answer(

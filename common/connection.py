@@ -71,8 +71,9 @@ class Server(web.Server):
     Under ``overload`` it ``refuses`` some of that, and, what costs less, ``refuses_unread`` bytes
     that are surely one request.
 
-    A client has ``patience_s`` for a request to arrive and for a reply to be read, and
-    ``connections_max`` is how many may be open at once.
+    ``stopping`` says whether replies that leave close their connections. A client has
+    ``patience_s`` for a request to arrive and for a reply to be read, and ``connections_max`` is
+    how many may be open at once.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Server(web.Server):
         answer: Answer,
         refuses: Refuses,
         refuses_unread: Callable[[bytes], bool],
+        stopping: Callable[[], bool],
         overload: Overload,
         options: dict[str, Any],
         patience_s: float,
@@ -92,6 +94,7 @@ class Server(web.Server):
         self._answer = answer
         self.refuses = refuses
         self.refuses_unread = refuses_unread
+        self.stopping = stopping
         self.overload = overload
         self._options = options
         self._answers = 0
@@ -154,7 +157,7 @@ class Connection(web.RequestHandler):
         self._mixed = False
         self._between = True
         self._task: asyncio.Task[None] | None = None
-        # The reply that waits until it is durable what it says.
+        # The reply that waits until what it says is durable.
         self._held: Reply | None = None
         # Since when a request has been arriving, and a reply has been waiting to be read.
         self._arriving_s: float | None = None
@@ -175,6 +178,12 @@ class Connection(web.RequestHandler):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._unread_s = None
+
+    def _process_keepalive(self) -> None:
+        """Close it if it is idle, which to aiohttp it is while it is answered the short way."""
+        if self._busy:
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        super()._process_keepalive()
 
     def drop_if_slow(self, since_s: float) -> None:
         """Close it if its request or its reply has been on the way since before then."""
@@ -328,15 +337,17 @@ class Connection(web.RequestHandler):
             self._send(reply.encode(), closes=reply.closes)
         else:
             self._held = reply
-            reply.settling.tell(self._settled)
+            reply.settling.tell(self._told)
 
-    def _settled(self, error: Exception | None) -> None:
+    def _told(self, error: Exception | None) -> None:
+        """What the reply that is held says is durable, or nobody knows."""
         reply, self._held = self._held, None
         if error is not None:
             if self.transport is not None:
-                self.transport.abort()  # nobody knows what became of it, as after a crash
+                self.transport.abort()  # as a crash would leave the client
             return
         assert reply is not None, "it was held until now"
+        reply.closes = self._server.stopping()
         self._send(reply.encode(), closes=reply.closes)
         if self._messages and not self._busy:
             self._busy = True

@@ -47,7 +47,7 @@ class Exchange(Protocol):
         ...
 
     async def submit(self, key_hash: bytes, new_order: NewOrder) -> Receipt:
-        """Accept an order and match it. What was matched is final once it is ``settled``.
+        """Accept an order and match it. What was matched is final once ``settling`` ends.
 
         An order that came before, by its ``client_order_id``, is ``Replayed``. Raises IdReused.
         """
@@ -82,8 +82,8 @@ class Exchange(Protocol):
         ...
 
     def settling(self) -> Settling | None:
-        """What could still undo an answer that a verb has given, against what ``durability``
-        promises; None if nothing. Raises Unavailable when it will never be durable."""
+        """The write by which all that the verbs have answered by now becomes as durable as
+        ``durability`` promises; None if it is. Raises Unavailable when it will never be."""
         ...
 
     async def health(self) -> Health:

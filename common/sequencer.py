@@ -59,10 +59,8 @@ class Sequencer:
         await self._log.restart()
 
     def settling(self) -> Settling | None:
-        """What of the accepted is not yet as durable as ``durability`` promises, None if all is.
-
-        Raises Unavailable when it will never be.
-        """
+        """The write by which all that has been accepted by now becomes as durable as
+        ``durability`` promises; None if it is. Raises Unavailable when it will never be."""
         return self._log.settling()
 
     def figures(self) -> dict[str, float]:

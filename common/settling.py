@@ -25,7 +25,8 @@ class Settling:
     def tell(self, told: Told) -> None:
         """Call ``told`` once it is durable, or with the error that leaves open whether it is.
 
-        It is called while others wait for the same, so it may begin nothing that takes long.
+        To be asked before the event loop goes on: what has ended tells nobody. ``told`` is called
+        while others wait for the same, so it may begin nothing that takes long.
         """
         self._waiting.append(told)
 
@@ -46,8 +47,9 @@ class Settling:
 
     def end(self, error: Exception | None = None) -> None:
         """Tell all who wait, in the order in which they came."""
-        for told in self._waiting:
+        waiting, self._waiting = self._waiting, []
+        for told in waiting:
             try:
                 told(error)
             except Exception:  # is no reason to leave the others waiting
-                log.exception("a reply could not be sent")
+                log.exception("one that waited for the log could not go on")

@@ -38,12 +38,14 @@ class Scene:
         self.may_go_on = asyncio.Event()
         self.answers_wait = True
         self.settling: Settling | None = None
+        self.stopping = False
         self.written = b""
         server = Server(
             self.by_aiohttp,
             answer=self.answer,
             refuses=lambda _: False,
             refuses_unread=refuses_unread,
+            stopping=lambda: self.stopping,
             overload=self.overload,
             options={"access_log": None},
             patience_s=60.0,
@@ -240,7 +242,41 @@ def test_who_asked_for_what_may_not_be_durable_is_told_nothing() -> None:
     scene(play)
 
 
-def test_a_client_that_has_gone_before_its_reply_is_durable_is_no_error() -> None:
+def test_a_reply_that_waited_while_the_service_was_told_to_stop_closes_its_connection() -> None:
+    async def play(scene: Scene) -> None:
+        scene.settling = Settling()
+        await scene.feed(get("/a") + get("/b"))
+        scene.stopping = True
+        scene.settling.end()
+        await turns()
+        assert scene.replies == [b"/a"]
+        assert b"Connection: close\r\n" in scene.written
+        scene.transport.close.assert_called_once()
+
+    scene(play)
+
+
+def test_who_waits_for_an_answer_is_not_idle() -> None:
+    async def play(scene: Scene) -> None:
+        scene.connection.keep_alive(True)  # as after a request that went aiohttp's way
+        scene.overload.is_behind = False
+        scene.settling = Settling()
+        await scene.feed(get("/a"))
+        scene.connection._next_keepalive_close_time = -math.inf
+        scene.connection._process_keepalive()
+        scene.settling.end()
+        await turns()
+        assert scene.replies == [b"/a"]
+        scene.connection._next_keepalive_close_time = -math.inf
+        scene.connection._process_keepalive()
+        scene.transport.close.assert_called_once()
+
+    scene(play)
+
+
+def test_a_client_that_has_gone_before_its_reply_is_durable_is_no_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def play(scene: Scene) -> None:
         scene.settling = Settling()
         scene.overload.is_behind = False
@@ -250,6 +286,7 @@ def test_a_client_that_has_gone_before_its_reply_is_durable_is_no_error() -> Non
         assert scene.replies == []
 
     scene(play)
+    assert not caplog.records
 
 
 def test_a_reply_that_cannot_be_sent_does_not_keep_the_others(

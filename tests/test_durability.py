@@ -89,8 +89,12 @@ def test_kills_under_load_lose_nothing_that_was_acknowledged(logged: Logged) -> 
     assert_consistent(service)
 
 
-def test_a_stop_under_load_answers_all_that_was_accepted(logged: Logged) -> None:
-    service = logged(**RARELY)
+@pytest.mark.parametrize("disk", ["quick", "slow"])
+def test_a_stop_under_load_answers_all_that_was_accepted(
+    logged: Logged, case: str, disk: str
+) -> None:
+    slow = {"module": "tests.slow_disk", "TEST_CASE": case} if disk == "slow" else {}
+    service = logged(**RARELY, **slow)
     brokers = [service.register(f"broker {number}") for number in range(4)]
     with load(brokers) as clients:
         eventually(accepted(service, 150))

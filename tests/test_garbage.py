@@ -5,7 +5,10 @@ That is why it may look at young objects only (``common/server.py``).
 
 import re
 import socket
+from collections.abc import Callable
+from pathlib import Path
 
+import pytest
 from client import HOST, PATIENCE_S, Broker, Service, order_body
 from conftest import StartService
 
@@ -47,11 +50,26 @@ def bad_requests(broker: Broker) -> None:
         connection.sendall(b"POST /orders HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
 
 
+def assert_references_count(start: Callable[[], Service]) -> None:
+    few, many = (left_by(start(), rounds) for rounds in (FEW, MANY))
+    assert many - few < MANY - FEW
+
+
 def test_the_more_requests_the_more_garbage_is_not_so(
     start_service: StartService, case: str
 ) -> None:
-    few, many = (
-        left_by(start_service(module="tests.uncollected", TESTED_CASE=case), rounds)
-        for rounds in (FEW, MANY)
+    assert_references_count(lambda: start_service(module="tests.uncollected", TESTED_CASE=case))
+
+
+@pytest.mark.matches_in_memory
+def test_nor_is_it_where_replies_wait_for_a_log(
+    start_service: StartService, new_place: Callable[[], Path], case: str
+) -> None:
+    assert_references_count(
+        lambda: start_service(
+            module="tests.uncollected",
+            TESTED_CASE=case,
+            EXCHANGE_DURABILITY="wal",
+            EXCHANGE_WAL_DIR=str(new_place() / "wal"),
+        )
     )
-    assert many - few < MANY - FEW

@@ -64,10 +64,8 @@ class Log(Protocol):
         ...
 
     def settling(self) -> Settling | None:
-        """Of what has been accepted by now what is not as durable as promised, None if all is.
-
-        Raises Unavailable when it will never be.
-        """
+        """The write by which all that has been accepted by now becomes as durable as promised;
+        None if it is. Raises Unavailable when it will never be."""
         ...
 
     def absorbed(self, sequence: int) -> None:
@@ -343,13 +341,13 @@ class WriteAheadLog:
         if error is not None:
             self._fail(error)
             return
-        settled, self._write_under_way = self._write_under_way, None
+        ended, self._write_under_way = self._write_under_way, None
         self._sync_count += 1
         self._sync_ms.append(took_ms)
         if self._gathering:
             self._plan()
-        if settled is not None:
-            settled.end()
+        if ended is not None:
+            ended.end()
 
     async def _keep_prepared(self) -> None:
         """Have the segment after this one ready before it is needed, as soon as the disk allows."""
