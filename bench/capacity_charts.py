@@ -163,7 +163,7 @@ def percentiles(findings: Findings, done: Sequence[Record], directory: Path) -> 
         limit_line(axes)
         percentile_axis(axes, most)
         axes.set_xlabel("percentile of requests")
-        axes.legend(frameon=False, loc="upper left")
+        axes.legend(frameon=False, loc="lower right")
     log_milliseconds(absolute)
     absolute.set_ylabel("latency (ms)")
     return figure

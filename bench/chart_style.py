@@ -53,7 +53,7 @@ def log_loads(axes: Axes, loads: Sequence[float]) -> None:
     if not loads:
         return  # an axis without data cannot be logarithmic
     axes.set_xscale("log")
-    ticks = (10, 25, 50, 100, 200, 300, 500, 700, 1000)
+    ticks = (10, 25, 50, 100, 200, 300, 500, 1000, 2000)
     shown = [load for load in ticks if 0.7 * min(loads) <= load <= 1.4 * max(loads)]
     axes.set_xticks(shown, [str(load) for load in shown])
     axes.xaxis.set_minor_formatter(NullFormatter())
