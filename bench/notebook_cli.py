@@ -1,5 +1,6 @@
 """``python -m bench notebook``: execute a notebook from top to bottom and keep what it shows."""
 
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,5 +50,6 @@ def execute(file: Path) -> None:
         record_timing=False,  # the same results give the same file
         extra_arguments=["--log-level=ERROR"],  # no warning that it listens on loopback
     )
-    client.execute()
+    # What cells print comes as messages; this is what the kernel's own threads say while it ends.
+    client.execute(stderr=subprocess.DEVNULL)
     nbformat.write(notebook, file)

@@ -12,7 +12,8 @@ import pytest
 from client import HOST, PATIENCE_S, Broker, Service, order_body
 from conftest import StartService
 
-FEW, MANY = 20, 120
+# So many that an object for each round is more than what may be left once (105, in one run).
+FEW, MANY = 20, 320
 
 
 def left_by(service: Service, rounds: int) -> int:
