@@ -170,6 +170,11 @@ class Connection(web.RequestHandler):
             cast(asyncio.WriteTransport, transport).write(_TURNED_AWAY)
             self.force_close()
 
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        # Their bodies hold the connection. Who has gone before aiohttp's task began leaves some.
+        self._messages.clear()
+
     def pause_writing(self) -> None:
         """More waits to be read than the transport likes to keep."""
         super().pause_writing()
