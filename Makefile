@@ -36,7 +36,7 @@ bench-check: $(READY)  ## compare with the baseline: pass, regress, inconclusive
 bench-micro: $(READY)  ## cost of the engine, the flush and a start, and how it grows (6 minutes)
 	$(BIN)/python -m bench micro
 
-bench-sensitivity: $(READY)  ## the quick search under each profile: is the order kept? (40 minutes)
+bench-sensitivity: $(READY)  ## the quick search under each profile: is the order kept? (50 minutes)
 	$(BIN)/python -m bench sensitivity
 
 bench-crash: $(READY)  ## kill -9 under load, fifty times each: what is lost? (30 minutes)
