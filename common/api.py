@@ -243,7 +243,7 @@ class Api:
                 if request.transport is not None:
                     request.transport.abort()  # nobody knows what became of it, as after a crash
                 raise
-            reply.closes = self._stopping
+        reply.closes = self._stopping
         return Response(reply)
 
     async def answer(
@@ -263,7 +263,6 @@ class Api:
             self._in_flight -= 1
             if self._stopping and not self._in_flight:
                 self._idle.set()
-        reply.closes = self._stopping
         self._answered[reply.status] += 1
         return reply
 

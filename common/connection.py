@@ -295,7 +295,11 @@ class Connection(web.RequestHandler):
             self._send(_OVERLOADED)
         else:
             self._go_on(self._answer(message, content))
-        if messages and not self._busy:
+        self._wait_for_turn()
+
+    def _wait_for_turn(self) -> None:
+        """Have the next request answered, if there is one, when the others have had their turn."""
+        if self._messages and not self._busy:
             self._busy = True
             self._loop.call_soon(self._take_turn)
 
@@ -339,7 +343,7 @@ class Connection(web.RequestHandler):
 
     def _end(self, reply: Reply) -> None:
         if reply.settling is None:
-            self._send(reply.encode(), closes=reply.closes)
+            self._leave(reply)
         else:
             self._held = reply
             reply.settling.tell(self._told)
@@ -352,11 +356,12 @@ class Connection(web.RequestHandler):
                 self.transport.abort()  # as a crash would leave the client
             return
         assert reply is not None, "it was held until now"
+        self._leave(reply)
+        self._wait_for_turn()
+
+    def _leave(self, reply: Reply) -> None:
         reply.closes = self._server.stopping()
         self._send(reply.encode(), closes=reply.closes)
-        if self._messages and not self._busy:
-            self._busy = True
-            self._loop.call_soon(self._take_turn)
 
     def _send(self, reply: bytes, *, closes: bool = False) -> None:
         """The reply to a request; the next one waits for who is slow to read."""

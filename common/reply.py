@@ -50,8 +50,8 @@ _heads = _Heads()
 class Reply:
     """Status, body and the few headers beyond length, type and date.
 
-    ``closes`` is set on the replies of a service that is stopping, so that its clients let go of
-    it. ``settling`` is what it has to wait for before it may leave.
+    ``closes`` is set, as it leaves, on a reply of a service that is stopping, so that its clients
+    let go of it. ``settling`` is what it has to wait for before it may leave.
     """
 
     __slots__ = ("body", "closes", "content_type", "headers", "settling", "status")

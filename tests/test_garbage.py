@@ -12,8 +12,7 @@ import pytest
 from client import HOST, PATIENCE_S, Broker, Service, order_body
 from conftest import StartService
 
-# So many that an object for each round is more than what may be left once (105, in one run).
-FEW, MANY = 20, 320
+FEW, MANY = 20, 120
 
 
 def left_by(service: Service, rounds: int) -> int:
@@ -59,7 +58,7 @@ def assert_references_count(start: Callable[[], Service]) -> None:
 def test_the_more_requests_the_more_garbage_is_not_so(
     start_service: StartService, case: str
 ) -> None:
-    assert_references_count(lambda: start_service(module="tests.uncollected", TESTED_CASE=case))
+    assert_references_count(lambda: start_service(module="tests.uncollected", TEST_CASE=case))
 
 
 @pytest.mark.matches_in_memory
@@ -69,7 +68,7 @@ def test_nor_is_it_where_replies_wait_for_a_log(
     assert_references_count(
         lambda: start_service(
             module="tests.uncollected",
-            TESTED_CASE=case,
+            TEST_CASE=case,
             EXCHANGE_DURABILITY="wal",
             EXCHANGE_WAL_DIR=str(new_place() / "wal"),
         )

@@ -1,6 +1,6 @@
 """A case whose garbage collector is off, and which says at the end what it would have found.
 
-``TESTED_CASE=casev3 python -m tests.uncollected``
+``TEST_CASE=casev3 python -m tests.uncollected``
 """
 
 import gc
@@ -10,7 +10,7 @@ import os
 from common import server
 
 if __name__ == "__main__":
-    app = importlib.import_module(f"{os.environ['TESTED_CASE']}.app")
+    app = importlib.import_module(f"{os.environ['TEST_CASE']}.app")
     server.GC_THRESHOLDS = (0, 0, 0)
     try:
         server.main(app.open_exchange, stateless=app.STATELESS)
