@@ -10,10 +10,12 @@ from bench import traffic
 from bench.traffic import Kind, Market, Tape
 from common.changes import Changes
 from common.engine import Engine
-from common.ids import FILL_BITS
+from common.ids import RANDOM_BITS, TICKS_PER_MS, id_of
 from common.model import NewOrder, Order, OrderType, Side, Trade
 
 _US = 1_000_000
+_FIRST_TICK = 1_700_000_000_000 * TICKS_PER_MS
+_SCATTERED = 0x9E3779B97F4A7C15  # 2^64 / golden ratio
 
 
 class Command(NamedTuple):
@@ -81,11 +83,21 @@ def commands(place: Market, tape: Tape, after: int = 0) -> Iterator[Command]:
             )
             sequence = after + position + len(seeds) + 1
             orders[position] = asked.accepted(
-                order_id=sequence << FILL_BITS, sequence=sequence, broker_id=broker, now_us=now_us
+                order_id=order_id(sequence), sequence=sequence, broker_id=broker, now_us=now_us
             )
             yield Command(now_us, orders[position], cancels=False)
         elif kind == Kind.CANCEL:
             yield Command(now_us, orders[target], cancels=True)
+
+
+def order_id(sequence: int) -> int:
+    """An id as a service gives it, but always the same one for a place in the sequence.
+
+    How fast an order is found depends on the bits of its id: those of a plain number shifted up all
+    collide in a ``dict``.
+    """
+    chance = (sequence * _SCATTERED >> RANDOM_BITS) & (1 << RANDOM_BITS) - 1
+    return id_of(_FIRST_TICK + sequence, chance)
 
 
 def carry_out(engine: Engine, command: Command) -> Outcome:

@@ -14,7 +14,8 @@ from common.model import Order
 
 FILL_BITS = 32
 ID_MAX = (1 << 128) - 1
-_RANDOM_BITS = 30
+RANDOM_BITS = 30
+TICKS_PER_MS = 4096  # the finest that version 7 has room for
 _VERSION_7 = 0x7 << 76
 _VARIANT = 0b10 << 62
 _CANONICAL = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
@@ -34,18 +35,21 @@ class Clock:
 
     def new_id(self) -> int:
         """A new order or broker id, greater than all before it in this process."""
-        # One tick is a 4096th of a millisecond, the finest that version 7 has room for.
-        self._last_tick = max(self._last_tick + 1, time.time_ns() * 4096 // 1_000_000)
-        milliseconds, fraction = divmod(self._last_tick, 4096)
-        high = (milliseconds & (1 << 48) - 1) << 80 | _VERSION_7 | fraction << 64
+        self._last_tick = max(self._last_tick + 1, time.time_ns() * TICKS_PER_MS // 1_000_000)
         # Unique, not secret: every read of an order checks its owner.
-        chance = random.getrandbits(_RANDOM_BITS)
-        return high | _VARIANT | chance << FILL_BITS
+        return id_of(self._last_tick, random.getrandbits(RANDOM_BITS))
 
     def advance(self, instant_us: int) -> None:
         """Never answer before ``instant_us``: what a restart must respect."""
         self._last_us = max(self._last_us, instant_us)
-        self._last_tick = max(self._last_tick, (instant_us + 1) * 4096 // 1000)
+        self._last_tick = max(self._last_tick, (instant_us + 1) * TICKS_PER_MS // 1000)
+
+
+def id_of(tick: int, chance: int) -> int:
+    """The id that belongs to a tick and ``RANDOM_BITS`` bits."""
+    milliseconds, fraction = divmod(tick, TICKS_PER_MS)
+    high = (milliseconds & (1 << 48) - 1) << 80 | _VERSION_7 | fraction << 64
+    return high | _VARIANT | chance << FILL_BITS
 
 
 def trade_id(taker: Order, number: int) -> int:

@@ -6,8 +6,8 @@ import pytest
 
 from bench.micro.books import BASE_PRICE, LOT, NOW_US, limit_order
 from bench.micro.measuring import Benchmark, as_in_service, decades, measure, name
+from bench.replay import order_id
 from common.engine import Engine
-from common.ids import FILL_BITS
 from common.model import CloseReason, NewOrder, Order, OrderType, Side
 
 ROUNDS = 10
@@ -49,5 +49,5 @@ def market_order(symbol: str, quantity: int, sequence: int) -> Order:
     """An order to buy at any price."""
     asked = NewOrder("1", Side.BID, OrderType.MARKET, symbol, None, quantity, None)
     return asked.accepted(
-        order_id=sequence << FILL_BITS, sequence=sequence, broker_id=2, now_us=NOW_US
+        order_id=order_id(sequence), sequence=sequence, broker_id=2, now_us=NOW_US
     )

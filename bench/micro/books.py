@@ -6,8 +6,8 @@ from itertools import count
 
 import numpy as np
 
+from bench.replay import order_id
 from common.engine import Engine
-from common.ids import FILL_BITS
 from common.matching import price_of
 from common.model import NewOrder, Order, OrderType, Side
 
@@ -35,7 +35,7 @@ def limit_order(symbol: str, side: Side, price: int, quantity: int, sequence: in
         valid_until_us=NOW_US + (_DAY_S + sequence // ORDERS_PER_S) * _SECOND_US,
     )
     return asked.accepted(
-        order_id=sequence << FILL_BITS,
+        order_id=order_id(sequence),
         sequence=sequence,
         broker_id=1 + sequence % BROKERS,
         now_us=NOW_US,
