@@ -1,8 +1,10 @@
 """The order book of one symbol, in memory.
 
-Each side is a ``SortedDict`` from rank to price level. The rank is the price for asks and the
-negative price for bids, so that on both sides the first level is the best and one piece of code
-serves both. A level is a queue in order of acceptance, in which closed orders stay for a while.
+Each side is a ``SortedList`` of ranks and a ``dict`` from rank to price level (a ``SortedDict`` is
+the same in one, and spends 8 % of the engine's time on keeping both together). The rank is the
+price for asks and the negative price for bids, so that on both sides the first level is the best
+and one piece of code serves both. A level is a queue in order of acceptance, in which closed orders
+stay for a while.
 
 Costs, with L price levels on a side: insert O(log L) for a new level and O(1) for a known one,
 remove O(1) amortised however long the level is (O(log L) when it empties), reduce O(1), best price
@@ -12,7 +14,8 @@ O(1), depth O(levels shown).
 from collections.abc import Iterator
 from itertools import islice
 
-from sortedcontainers import SortedDict
+from msgspec import Struct
+from sortedcontainers import SortedList
 
 from common.matching import price_of
 from common.model import Level, Order, Side
@@ -26,7 +29,7 @@ _ANY = NO_RANK - 1
 _CLOSED_KEPT = 16
 
 
-class PriceLevel:
+class PriceLevel(Struct, eq=False, gc=False):
     """All that rests at one price: ``queue`` from ``head`` on, without what has been closed there.
 
     Most levels hold one order, so they are as light as they can be: a list costs a third of a
@@ -34,14 +37,11 @@ class PriceLevel:
     therefore it stays until it is at the head, or until half of the queue is closed.
     """
 
-    __slots__ = ("head", "order_count", "price", "queue", "total_quantity")
-
-    def __init__(self, price: int, first: Order) -> None:
-        self.price = price
-        self.queue = [first]
-        self.head = 0
-        self.order_count = 1
-        self.total_quantity = first.remaining_quantity
+    price: int
+    queue: list[Order]
+    total_quantity: int
+    order_count: int = 1
+    head: int = 0
 
     def remove(self, quantity: int) -> None:
         """Count one order less, which is closed by now; ``quantity`` of it was still counted."""
@@ -65,14 +65,18 @@ class PriceLevel:
 
 
 class BookSide:
-    """The resting orders of one side. ``best_rank`` is that of the first level, or NO_RANK."""
+    """The resting orders of one side: ``levels`` by rank, and their ``ranks`` in order.
 
-    __slots__ = ("best_rank", "levels", "side", "sign")
+    ``best_rank`` is that of the first level, or NO_RANK.
+    """
+
+    __slots__ = ("best_rank", "levels", "ranks", "side", "sign")
 
     def __init__(self, side: Side) -> None:
         self.side = side
         self.sign = -1 if side is _BID else 1
-        self.levels: SortedDict[int, PriceLevel] = SortedDict()
+        self.levels: dict[int, PriceLevel] = {}
+        self.ranks: SortedList[int] = SortedList()
         self.best_rank = NO_RANK
 
     def insert(self, order: Order) -> None:
@@ -87,8 +91,10 @@ class BookSide:
             level.order_count += 1
             level.total_quantity += order.remaining_quantity
             return
-        self.levels[rank] = PriceLevel(price, order)
-        self.best_rank = min(self.best_rank, rank)
+        self.levels[rank] = PriceLevel(price, [order], order.remaining_quantity)
+        self.ranks.add(rank)
+        if rank < self.best_rank:  # noqa: PLR1730 - a call of min() for every order that rests
+            self.best_rank = rank
 
     def remove(self, order: Order, quantity: int) -> None:
         """Take a closed order out, of which ``quantity`` was still counted in its level."""
@@ -100,8 +106,9 @@ class BookSide:
             level.remove(quantity)
             return
         del self.levels[rank]
+        self.ranks.remove(rank)
         if rank == self.best_rank:
-            self.best_rank = next(iter(self.levels), NO_RANK)
+            self.best_rank = next(iter(self.ranks), NO_RANK)
 
     def reduce(self, order: Order, quantity: int) -> None:
         """Count ``quantity`` less in the order's level; the order keeps its place."""
@@ -119,17 +126,18 @@ class BookSide:
     def orders(self) -> Iterator[Order]:
         """All orders in priority. The side must not change while this is read."""
         levels = self.levels
-        for rank in levels:
+        for rank in self.ranks:
             yield from levels[rank].orders()
 
     def depth(self, depth: int) -> list[Level]:
         """The best ``depth`` levels, best first."""
-        best = [self.levels[rank] for rank in islice(self.levels, depth)]
+        best = [self.levels[rank] for rank in islice(self.ranks, depth)]
         return [Level(level.price, level.total_quantity, level.order_count) for level in best]
 
     def check(self) -> None:
         """Raise AssertionError when an invariant of this side does not hold."""
-        assert self.best_rank == next(iter(self.levels), NO_RANK)
+        assert self.best_rank == next(iter(self.ranks), NO_RANK)
+        assert list(self.ranks) == sorted(self.levels)
         for rank, level in self.levels.items():
             resting = list(level.orders())
             assert resting, "no empty level"
@@ -155,13 +163,9 @@ class Book:
         self.bids = BookSide(_BID)
         self.asks = BookSide(_ASK)
 
-    def side_of(self, order: Order) -> BookSide:
-        """Where the order rests."""
-        return self.bids if order.side is _BID else self.asks
-
-    def opposite(self, taker: Order) -> BookSide:
-        """Where the makers of the taker rest."""
-        return self.asks if taker.side is _BID else self.bids
+    def sides(self, order: Order) -> tuple[BookSide, BookSide]:
+        """Where the order rests, and where its makers do if it is a taker."""
+        return (self.bids, self.asks) if order.side is _BID else (self.asks, self.bids)
 
     def is_empty(self) -> bool:
         return not self.bids.levels and not self.asks.levels

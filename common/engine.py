@@ -14,6 +14,9 @@ from common.expiry import ExpiryWheel, due
 from common.matching import close, close_what_may_not_rest, cross, execute
 from common.model import CloseReason, Order, Trade
 
+# Globals are read at once; before Python 3.12 a member of an enum is found by code.
+_CANCELLED, _EXPIRED = CloseReason.CANCELLED, CloseReason.EXPIRED
+
 
 class Execution(NamedTuple):
     """What a new order did: its trades, and the makers it met in the same order."""
@@ -39,28 +42,39 @@ class Engine:
         The caller has closed what ended before: ``expire(order.created_at_us)``.
         """
         book = self.books.get(order.symbol)
-        execution = NO_TRADES
-        if book is not None:
-            makers = book.opposite(order)
-            if makers.may_meet(order):
-                execution = self._trade(order, makers)
+        if book is None:
+            close_what_may_not_rest(order)
+            if order.close_reason is None:
+                self.rest(order)
+            return NO_TRADES
+        own, makers = book.sides(order)
+        if makers.may_meet(order):
+            execution = self._trade(order, makers)
+            if order.close_reason is None:
+                self.rest(order)  # the fills may have emptied the book and dropped it
+            return execution
         close_what_may_not_rest(order)
         if order.close_reason is None:
-            self.rest(order)
-        return execution
+            self._enter(own, order)
+        return NO_TRADES
 
     def rest(self, order: Order) -> None:
         """Put an open order into its book, behind all that rest at its price."""
         book = self.books.get(order.symbol)
         if book is None:
             book = self.books[order.symbol] = Book()
-        book.side_of(order).insert(order)
+        own, _ = book.sides(order)
+        self._enter(own, order)
+
+    def _enter(self, side: BookSide, order: Order) -> None:
+        side.insert(order)
         self.open_orders[order.id] = order
         self._expiry.add(order)
 
     def cancel(self, order: Order, now_us: int) -> None:
         """Take an open order out of its book at once."""
-        close(order, CloseReason.CANCELLED, now_us)
+        close(order, _CANCELLED, now_us)
+        self._expiry.discard(order)
         self._take_out(order, order.remaining_quantity)
 
     def expire(self, now_us: int) -> Sequence[Order]:
@@ -72,7 +86,7 @@ class Engine:
             return ()
         ended = self._expiry.pop_due(now_us)
         for order in ended:
-            close(order, CloseReason.EXPIRED, due(order))
+            close(order, _EXPIRED, due(order))
             self._take_out(order, order.remaining_quantity)
         return ended
 
@@ -101,15 +115,15 @@ class Engine:
             if maker.close_reason is None:
                 side.reduce(maker, quantity)
             else:
+                self._expiry.discard(maker)
                 self._take_out(maker, quantity)
         return Execution(trades, [maker for maker, _ in fills])
 
     def _take_out(self, order: Order, quantity: int) -> None:
         """Remove a closed order, of which ``quantity`` was still counted in its level."""
         del self.open_orders[order.id]
-        self._expiry.discard(order)
         book = self.books[order.symbol]
-        side = book.side_of(order)
+        side, _ = book.sides(order)
         side.remove(order, quantity)
         if side.best_rank == NO_RANK and book.is_empty():
             del self.books[order.symbol]

@@ -60,9 +60,9 @@ def test_an_order_rests_on_its_own_side_and_meets_the_other() -> None:
     book = Book()
     bid, ask = order(BID, 10, sequence=1), order(ASK, 11, sequence=2)
     for item in (bid, ask):
-        book.side_of(item).insert(item)
-    assert list(book.opposite(order(BID, 11)).orders()) == [ask]
-    assert list(book.opposite(order(ASK, 10)).orders()) == [bid]
+        book.sides(item)[0].insert(item)
+    assert list(book.sides(order(BID, 11))[1].orders()) == [ask]
+    assert list(book.sides(order(ASK, 10))[1].orders()) == [bid]
     book.check()
 
 
@@ -79,7 +79,7 @@ def test_removing_the_last_order_of_a_price_removes_the_level() -> None:
 def test_a_book_with_orders_on_one_side_is_not_empty(side: Side) -> None:
     book = Book()
     item = order(side, 10)
-    book.side_of(item).insert(item)
+    book.sides(item)[0].insert(item)
     assert not book.is_empty()
 
 
@@ -159,7 +159,7 @@ def healthy() -> Book:
         [(BID, 10), (BID, 10), (BID, 9), (ASK, 11), (ASK, 12)], start=1
     ):
         item = order(side, price, sequence=sequence)
-        book.side_of(item).insert(item)
+        book.sides(item)[0].insert(item)
     return book
 
 
@@ -168,16 +168,27 @@ def first_bid(book: Book) -> Order:
 
 
 def add_an_empty_level(book: Book) -> None:
-    level = book.bids.levels[-8] = PriceLevel(8, order(BID, 8, sequence=9))
-    close(level.queue[0], CloseReason.CANCELLED, NOW_US)
+    closed = order(BID, 8, sequence=9)
+    book.bids.insert(closed)
+    close(closed, CloseReason.CANCELLED, NOW_US)
 
 
-def rank_a_level_wrongly(book: Book) -> None:
-    book.bids.levels[-8] = book.bids.levels.pop(-9)
+def rank_a_level_wrongly(book: Book, rank: int = -8) -> None:
+    book.bids.levels[rank] = book.bids.levels.pop(-9)
+    book.bids.ranks.remove(-9)
+    book.bids.ranks.add(rank)
 
 
 def rank_bids_like_asks(book: Book) -> None:
-    book.bids.levels[9] = book.bids.levels.pop(-9)
+    rank_a_level_wrongly(book, 9)
+
+
+def lose_a_rank(book: Book) -> None:
+    book.bids.ranks.remove(-9)
+
+
+def keep_the_rank_of_no_level(book: Book) -> None:
+    book.bids.ranks.add(-8)
 
 
 def count_one_share_too_many(book: Book) -> None:
@@ -238,6 +249,8 @@ CORRUPTIONS = [
     add_an_empty_level,
     rank_a_level_wrongly,
     rank_bids_like_asks,
+    lose_a_rank,
+    keep_the_rank_of_no_level,
     count_one_share_too_many,
     lose_a_reduction,
     swap_two_in_a_queue,

@@ -34,7 +34,7 @@ def bench_insert(benchmark: Benchmark, books: Books) -> None:
     def check(orders: list[Order]) -> None:
         assert len(engine.open_orders) == books.size * len(books.symbols) + OPERATIONS
         for order in reversed(orders):
-            side = engine.books[order.symbol].side_of(order)
+            side, _ = engine.books[order.symbol].sides(order)
             level = side.levels[side.sign * price_of(order)]
             assert list(level.orders())[-1] is order, "behind those before"
             engine.cancel(order, NOW_US)
