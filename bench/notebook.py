@@ -17,7 +17,8 @@ from bench.capacity import LAYOUT
 from bench.exchange_client import HarnessError
 from bench.micro import charts as micro_charts
 from bench.micro import report as micro_report
-from bench.tables import newest_of, newest_published
+from bench.profiles import B3
+from bench.tables import newest_of, newest_published, runs_of
 
 NOT_PUBLISHED = (
     "**No run is published yet.** This is the newest capacity run instead: the fewer and shorter "
@@ -64,8 +65,12 @@ def picture(figure: Figure) -> Image:
 
 
 def sensitivity_of(results: Path) -> list[Markdown | Image]:
-    """Table, chart and reading of the newest sensitivity run, or that there is none."""
-    run = newest_of(sensitivity.LAYOUT, results)
+    """Table, chart and reading of the newest sensitivity run, or that there is none.
+
+    A run under markets that are not B3's is another story.
+    """
+    runs = [run for run in runs_of(sensitivity.LAYOUT, results) if _is_of_b3(run)]
+    run = runs[-1] if runs else None
     found = sensitivity_report.from_records(run) if run else sensitivity.Sensitivity([])
     if run is None or not found.profiles:
         return [Markdown("No run is there yet; make one with `make bench-sensitivity`.")]
@@ -96,6 +101,11 @@ def micro_of(results: Path) -> list[Markdown | Image]:
         if own:
             shown += [picture(micro_charts.picture(title, own)), markdown(micro_report.tables(own))]
     return shown
+
+
+def _is_of_b3(run: Path) -> bool:
+    options = records.read_options(run, sensitivity.LAYOUT, sensitivity.Options)
+    return set(options.profiles) <= B3.keys()
 
 
 def _meta(run: Path) -> dict[str, Any]:

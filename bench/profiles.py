@@ -1,8 +1,8 @@
-"""The six profiles of traffic, as data: rates, market, mix, and how the rate goes during a run.
+"""The profiles of traffic, as data: rates, market, mix, and how the rate goes during a run.
 
-In every profile 100 % is the same mean rate over the whole run. The profiles differ in when the
-requests come, for which symbols, and of what kinds. What is measured and what is assumed stands in
-``bench/README.md``.
+In every profile 100 % is the same mean rate over the whole run. Six of them differ in when the
+requests come, for which symbols, and of what kinds; two are markets that B3 is far from. What is
+measured and what is assumed stands in ``bench/README.md``.
 """
 
 from dataclasses import dataclass
@@ -140,7 +140,7 @@ class Profile:
         return cumulative
 
 
-PROFILES = {
+B3 = {
     profile.name: profile
     for profile in (
         Profile("average", "B3 average day (estimate)"),
@@ -175,3 +175,12 @@ PROFILES = {
         ),
     )
 }
+
+EXTREMES = {
+    profile.name: profile
+    for profile in (
+        Profile("hot-symbol", "B3 average day, all of it on one symbol (no B3)", symbols=1),
+        Profile("many-symbols", "B3 average day on 100,000 symbols (no B3)", symbols=100_000),
+    )
+}
+PROFILES = B3 | EXTREMES

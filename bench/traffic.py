@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.profiles import PROFILES, Bursts, Flags, Floats, Integers, Profile
+from bench.profiles import B3, PROFILES, Bursts, Flags, Floats, Integers, Profile
 
 __all__ = [
+    "B3",
     "ONE_DAY_S",
     "PROFILES",
     "READS",
@@ -45,11 +46,12 @@ SHORT_LIFE_MAX_S = 10.0
 CANCEL_DELAY_MIN_S = 0.5
 STATUS_DELAY_MIN_S = 0.25
 
-SEED_LEVELS = 20
+SEED_LEVELS = 20  # a side, as long as that makes no more orders than
+SEED_ORDERS_MAX = 200_000
 SEED_QUANTITY = 500
 SEED_NEAREST, SEED_FARTHEST = 0.01, 0.10
 
-SYMBOLS_MIN, BROKERS_MIN = 5, 3
+SYMBOLS_MIN, BROKERS_MIN = 5, 3  # of a small scale; a profile may have fewer symbols
 
 
 class Kind(IntEnum):
@@ -119,7 +121,7 @@ class Tape:
 
 @dataclass(frozen=True)
 class SeedOrders:
-    """The orders that fill the books before the run, level by level; shape (symbols * 40,)."""
+    """The orders that fill the books before the run, level by level: up to 40 a symbol."""
 
     symbol: Integers
     broker: Integers
@@ -134,7 +136,7 @@ class SeedOrders:
 def market(profile: Profile, seed: int, scale: float) -> Market:
     """The market at ``scale`` percent: below 100 it has fewer symbols and brokers as well."""
     share = min(scale / 100.0, 1.0)
-    symbols = max(SYMBOLS_MIN, round(profile.symbols * share))
+    symbols = max(min(SYMBOLS_MIN, profile.symbols), round(profile.symbols * share))
     brokers = max(BROKERS_MIN, round(profile.brokers * share))
     return Market(
         symbols=_symbol_names(seed, symbols),
@@ -145,11 +147,15 @@ def market(profile: Profile, seed: int, scale: float) -> Market:
 
 
 def seed_orders(place: Market) -> SeedOrders:
-    """20 levels a side from 1 to 10 % off the base price; the brokers take turns."""
-    distance = np.linspace(SEED_NEAREST, SEED_FARTHEST, SEED_LEVELS)
+    """20 levels a side from 1 to 10 % off the base price; the brokers take turns.
+
+    A market of very many symbols has fewer levels, the nearest ones, but one at least.
+    """
     symbols = len(place.symbols)
+    levels = max(1, min(SEED_LEVELS, SEED_ORDERS_MAX // (symbols * len(SIDES))))
+    distance = np.linspace(SEED_NEAREST, SEED_FARTHEST, SEED_LEVELS)[:levels]
     # Axes: level, symbol, side; so that the first orders already give every book both sides.
-    shape = (SEED_LEVELS, symbols, len(SIDES))
+    shape = (levels, symbols, len(SIDES))
     level, symbol, side = (axis.ravel() for axis in np.indices(shape))
     factor = 1.0 + np.where(side == 0, -1.0, 1.0) * distance[level]
     return SeedOrders(

@@ -15,7 +15,7 @@ from reference import ReferenceExchange
 
 from bench import traffic
 from bench.__main__ import main
-from bench.traffic import PROFILES, Kind, SeedOrders, Tape
+from bench.traffic import B3, PROFILES, Kind, SeedOrders, Tape
 from bench.traffic_statistics import Offer, statistics, trade_count
 from common.model import NewOrder, OrderType, Side
 
@@ -225,8 +225,9 @@ def test_every_book_is_seeded_with_twenty_levels_a_side() -> None:
 # --- What the profiles state ---
 
 
-def test_there_are_six_profiles() -> None:
-    assert [*PROFILES] == ["average", "concentration", "peak", "day", "burst", "cancel-heavy"]
+def test_there_are_six_profiles_of_b3_and_two_extremes() -> None:
+    assert [*B3] == ["average", "concentration", "peak", "day", "burst", "cancel-heavy"]
+    assert [*PROFILES] == [*B3, "hot-symbol", "many-symbols"]
     assert all(profile.name == name for name, profile in PROFILES.items())
 
 
@@ -275,6 +276,29 @@ def test_cancels_of_a_profile_ask_for_limit_orders_that_are_old_enough(name: str
     assert (tape.price[target] > 0).all()
     assert (tape.symbol[cancels] == tape.symbol[target]).all()
     assert (tape.intended_s[cancels] - tape.intended_s[target]).min() >= 0.5
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0, 300.0])
+def test_a_hot_symbol_has_all_orders_and_reads(scale: float) -> None:
+    drawn = offer("hot-symbol", duration_s=10.0, scale=scale)
+    assert len(drawn.market.symbols) == 1
+    assert not drawn.tape.symbol.any()
+
+
+def test_many_symbols_are_as_popular_as_those_of_the_average_and_each_has_a_book() -> None:
+    drawn = offer("many-symbols", duration_s=30.0, scale=300.0)
+    assert len(set(drawn.market.symbols)) == 100_000
+    orders = (drawn.tape.kind == Kind.ORDER).sum()
+    # rank^-0.95, as for the average, so the most popular has 6 % instead of 13 %.
+    weights = np.arange(1, 100_001) ** -0.95
+    for rank in (1, 10, 100):
+        stated = weights[rank - 1] / weights.sum()
+        sigma = np.sqrt(stated * (1 - stated) / orders)
+        assert abs(drawn.order_shares()[rank - 1] - stated) < 4 * sigma
+    seeds = traffic.seed_orders(drawn.market)
+    assert len(seeds) == 200_000
+    for side in (0, 1):
+        assert set(seeds.symbol[seeds.side == side].tolist()) == set(range(100_000))
 
 
 def test_concentration_has_the_measured_shares_and_nearly_the_measured_law() -> None:

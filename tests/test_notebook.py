@@ -116,6 +116,9 @@ def test_every_cell_runs_and_shows_charts_and_tables(tmp_path: Path) -> None:
     capacity_run(results / "20260102T000000Z_b", QUICK, trials_max=5)
     options = sensitivity.Options(CASES, ["average", "peak"], 1, {})
     sensitivity_run(results / "20260103T000000Z_c", options, {"average": {}, "peak": {}})
+    # Nor one of markets that are not B3's.
+    extremes = sensitivity.Options(CASES, ["hot-symbol"], 1, {})
+    sensitivity_run(results / "20260104T000000Z_d", extremes, {"hot-symbol": {}})
     cells = executed(tmp_path)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
