@@ -249,7 +249,8 @@ def search_s(options: Options, case: str, repeat: int = 1) -> float:
     if repeat > 1:
         return KNOWN_BOUNDS * trial_s(mode, "confirm")
     points = len(curve_.around) + len(curve_.at)
-    searching = TRIALS_TO_FIND + TRIALS_TO_CONFIRM
+    known = case in options.begin_at
+    searching = KNOWN_BOUNDS if known else TRIALS_TO_FIND + TRIALS_TO_CONFIRM
     return searching * trial_s(mode, "confirm") + points * trial_s(mode, "curve")
 
 

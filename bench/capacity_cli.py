@@ -178,21 +178,27 @@ def _new(asked: argparse.Namespace, printer: Printer) -> Run:
         repeats,
         asked.generators,
         trial_s=asked.trial_seconds,
-        begin_at={} if asked.begin_at is None else bounds_of_run(asked.begin_at, cases),
+        begin_at=bounds_of_run(asked.begin_at, asked.profile, cases) if asked.begin_at else {},
     )
     return Run(records.new_directory(asked.out), options, printer.say, printer.live)
 
 
-def bounds_of_run(directory: Path, cases: Sequence[str]) -> dict[str, list[float]]:
+def bounds_of_run(directory: Path, profile: str, cases: Sequence[str]) -> dict[str, list[float]]:
     """Where the searches of another run ended, of the null server and these cases.
 
-    A case that it did not measure is left out. Raises HarnessError.
+    A case that it did not measure is left out. Raises HarnessError, also when its profile is not
+    this one.
     """
     try:
         options = read_options(directory)
         done = trials.read(directory)
     except HarnessError as error:
         raise HarnessError(f"--begin-at: {error}") from None
+    if options.profile != profile:
+        raise HarnessError(
+            f"--begin-at: {directory} was measured under the profile {options.profile}; "
+            f"allowed is a run under {profile}"
+        )
     bounds = {case: bounds_found(options, done, case) for case in (NULL.label, *cases)}
     return {case: rates for case, rates in bounds.items() if rates}
 

@@ -25,7 +25,7 @@ from hypothesis_profile import PROPERTY
 from msgspec.structs import replace
 
 from bench import capacity_cli, records, trials
-from bench.capacity import LAYOUT, Options, Task, mode_of, next_task
+from bench.capacity import LAYOUT, Options, Task, mode_of, next_task, search_s
 from bench.capacity_cli import main, read_options
 from bench.capacity_report import log_lines, point_table
 from bench.findings import found
@@ -253,13 +253,14 @@ def test_a_run_can_begin_at_the_bounds_of_another(tmp_path: Path) -> None:
     records.write_json(tmp_path / "meta.json", {"layout": LAYOUT, "options": earlier})
     for one in gone_on(earlier, [], 1, 300.0):
         trials.append(tmp_path, one)
-    bounds = capacity_cli.bounds_of_run(tmp_path, ["v2", "v3"])
+    bounds = capacity_cli.bounds_of_run(tmp_path, "average", ["v2", "v3"])
     assert set(bounds) == {"null", "v3"}
     asked = Options(["v2", "v3"], "quick", "average", 1, {}, 1, begin_at=bounds)
     first: dict[str, float] = {}
     for one in gone_on(asked, [], 2, 7.0):
         first.setdefault(one.case, one.rate)
     assert first == {"null": bounds["null"][0], "v2": 7.0, "v3": bounds["v3"][0]}
+    assert search_s(asked, "v3") < search_s(asked, "v2")
 
 
 def test_a_run_to_begin_at_that_is_not_there_is_named(
@@ -269,6 +270,21 @@ def test_a_run_to_begin_at_that_is_not_there_is_named(
     assert line.startswith("--begin-at: ")
     assert "no such run" in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_under_other_traffic_is_none_to_begin_at(
+    tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    begun(earlier, {"v3": []})
+    trials.append(earlier, a_trial())
+    out = tmp_path / "out"
+    out.mkdir()
+    line = refused("--out", out, "--profile", "peak", "--begin-at", earlier)
+    assert "was measured under the profile average" in line
+    assert "allowed is a run under peak" in line
+    assert list(out.iterdir()) == []
 
 
 def test_a_point_that_is_never_valid_is_given_up() -> None:
