@@ -13,6 +13,7 @@ from common.book import NO_RANK, Book, BookSide
 from common.expiry import ExpiryWheel, due
 from common.matching import close, close_what_may_not_rest, cross, execute
 from common.model import CloseReason, Order, Trade
+from common.orders import PARTS, OrdersById
 
 # Globals are read at once; before Python 3.12 a member of an enum is found by code.
 _CANCELLED, _EXPIRED = CloseReason.CANCELLED, CloseReason.EXPIRED
@@ -33,7 +34,8 @@ class Engine:
 
     def __init__(self) -> None:
         self.books: dict[str, Book] = {}
-        self.open_orders: dict[int, Order] = {}
+        self.open_orders = OrdersById()
+        self._open_parts = self.open_orders.parts
         self._expiry = ExpiryWheel()
 
     def submit(self, order: Order) -> Execution:
@@ -68,7 +70,8 @@ class Engine:
 
     def _enter(self, side: BookSide, order: Order) -> None:
         side.insert(order)
-        self.open_orders[order.id] = order
+        order_id = order.id
+        self._open_parts[order_id % PARTS][order_id] = order
         self._expiry.add(order)
 
     def cancel(self, order: Order, now_us: int) -> None:
@@ -121,7 +124,8 @@ class Engine:
 
     def _take_out(self, order: Order, quantity: int) -> None:
         """Remove a closed order, of which ``quantity`` was still counted in its level."""
-        del self.open_orders[order.id]
+        order_id = order.id
+        del self._open_parts[order_id % PARTS][order_id]
         book = self.books[order.symbol]
         side, _ = book.sides(order)
         side.remove(order, quantity)

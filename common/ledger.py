@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from common.model import AVERAGE_TRADES_MAX, Order, OrderQuery, Price, Trade
+from common.orders import OrdersById
 
 
 @dataclass(slots=True)
@@ -26,7 +27,7 @@ class Ledger:
     """Orders by id and by broker, cash by broker, the last trade prices by symbol."""
 
     def __init__(self, *, closed_age_max_us: int, closed_count_max: int) -> None:
-        self.orders: dict[int, Order] = {}
+        self.orders = OrdersById()
         self.balances: defaultdict[int, int] = defaultdict(int)
         self.prices: dict[str, deque[int]] = {}
         self.trade_count = 0
