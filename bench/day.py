@@ -24,7 +24,7 @@ from bench.service import Case, Service
 from bench.traffic import Kind
 from bench.usage import Used, watching
 
-LAYOUT = "day-1"
+LAYOUT = "day-2"
 FILE = "day.json"
 PROFILE = "average"
 DAY_ORDERS = 20_000_000
@@ -49,7 +49,11 @@ class Options(msgspec.Struct, frozen=True):
 
 
 class Tenth(msgspec.Struct, frozen=True):
-    """A tenth of the run. CPU is that of one request; ``resting`` are open orders at its end."""
+    """A tenth of the run. CPU is that of one request.
+
+    ``resting`` are open orders at its end, ``held`` all that were in memory then: casev3 keeps
+    closed ones for a while too.
+    """
 
     requests: int
     failed: int
@@ -58,6 +62,7 @@ class Tenth(msgspec.Struct, frozen=True):
     postgres_us: float | None
     resident_mb: float | None
     resting: int | None
+    held: int | None
 
 
 class Day(msgspec.Struct, frozen=True):
@@ -131,7 +136,7 @@ async def _resting(running: Service) -> int:
 def tenths(options: Options, load: Load, used: Used) -> list[Tenth]:
     """The run in ten stretches of equal length."""
     origin_s, width_s = load.started.origin_s, options.duration_s / TENTHS
-    resting = [(at_s - origin_s, seen.open_orders) for at_s, seen in load.seen.health]
+    looks = [(at_s - origin_s, health) for at_s, health in load.seen.health]
     found = []
     for begin_s in (number * width_s for number in range(TENTHS)):
         end_s = begin_s + width_s
@@ -139,7 +144,7 @@ def tenths(options: Options, load: Load, used: Used) -> list[Tenth]:
         requests = round(part.offered_per_s * width_s)
         not_served = round((part.refused_per_s + part.unsent_per_s) * width_s)
         spent = used.cpu_s(origin_s + begin_s, origin_s + end_s)
-        open_then = [count for at_s, count in resting if begin_s <= at_s < end_s]
+        last = next((seen for at_s, seen in reversed(looks) if begin_s <= at_s < end_s), None)
         found.append(
             Tenth(
                 requests=requests,
@@ -148,7 +153,8 @@ def tenths(options: Options, load: Load, used: Used) -> list[Tenth]:
                 service_us=1e6 * spent["service"] / requests if spent else None,
                 postgres_us=1e6 * spent["postgres"] / requests if spent else None,
                 resident_mb=part.resident_mb,
-                resting=open_then[-1] if open_then else None,
+                resting=last.open_orders if last else None,
+                held=max(last.open_orders, last.orders_in_memory) if last else None,
             )
         )
     return found

@@ -22,6 +22,7 @@ _HEADERS = (
     "PostgreSQL µs",
     "memory MB",
     "open orders",
+    "in memory",
 )
 
 
@@ -55,6 +56,7 @@ def _row(number: int, tenth: Tenth) -> tuple[str, ...]:
         _number(tenth.postgres_us, ".1f"),
         _number(tenth.resident_mb, ",.0f"),
         _number(tenth.resting, ",d"),
+        _number(tenth.held, ",d"),
     )
 
 
@@ -77,9 +79,9 @@ def changes(day: Day) -> list[str]:
             ratio = after / before
             kept = "the same" if ratio <= 1.0 + TOLERANCE else "NOT the same"
             said.append(f"{name}: the last tenth has {ratio:.2f} of the first, {kept}")
-    if first.resident_mb and last.resident_mb and first.resting and last.resting:
-        grown = (last.resident_mb - first.resident_mb) / (last.resting - first.resting or 1)
-        said.append(f"memory grows by {1e3 * grown:.2f} KB for each order more that rests")
+    if first.resident_mb and last.resident_mb and first.held and last.held:
+        grown = (last.resident_mb - first.resident_mb) / (last.held - first.held or 1)
+        said.append(f"memory grows by {1e3 * grown:.2f} KB for each order more in memory")
     return said
 
 

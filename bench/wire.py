@@ -98,6 +98,7 @@ class Health(msgspec.Struct, frozen=True):
     pool_waiting: int = 0
     transaction_retries: int = 0
     open_orders: int = 0
+    orders_in_memory: int = 0
     wal_records: int = 0
     wal_syncs: int = 0
     wal_sync_ms_p50: float = 0.0

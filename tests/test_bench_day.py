@@ -13,9 +13,9 @@ from bench.overload import Latency
 from bench.usage import Look, Used
 
 
-def tenth(p50_ms: float = 1.0, service_us: float = 40.0, resting: int = 1_000) -> Tenth:
-    resident_mb = 50.0 + resting / 1_000
-    return Tenth(100, 0, Latency(p50_ms, 4 * p50_ms, 9.0), service_us, 10.0, resident_mb, resting)
+def tenth(p50_ms: float = 1.0, service_us: float = 40.0, held: int = 1_000) -> Tenth:
+    latency_ms, resident_mb = Latency(p50_ms, 4 * p50_ms, 9.0), 50.0 + held / 1_000
+    return Tenth(100, 0, latency_ms, service_us, 10.0, resident_mb, held // 2, held)
 
 
 def a_day(last: Tenth) -> Day:
@@ -24,13 +24,13 @@ def a_day(last: Tenth) -> Day:
 
 
 def test_the_last_tenth_is_compared_with_the_first() -> None:
-    said = day_report.changes(a_day(tenth(p50_ms=1.15, service_us=60.0, resting=3_000)))
+    said = day_report.changes(a_day(tenth(p50_ms=1.15, service_us=60.0, held=3_000)))
     assert said == [
         "p50: the last tenth has 1.15 of the first, the same",
         "p99: the last tenth has 1.15 of the first, the same",
         "service CPU per request: the last tenth has 1.50 of the first, NOT the same",
         "PostgreSQL CPU per request: the last tenth has 1.00 of the first, the same",
-        "memory grows by 1.00 KB for each order more that rests",
+        "memory grows by 1.00 KB for each order more in memory",
     ]
 
 
@@ -54,8 +54,10 @@ def test_a_real_small_day_is_kept_whole_started_again_and_drawn(tmp_path: Path) 
     assert len(found.tenths) == TENTHS
     assert [each.failed for each in found.tenths] == [0] * TENTHS
     # What rests at the end rests after the new start, less what has expired since then.
-    last = found.tenths[-1].resting
+    last, held = found.tenths[-1].resting, found.tenths[-1].held
     assert last is not None
+    assert held is not None
+    assert held > last
     assert found.resting == pytest.approx(last, rel=0.05)
     assert found.restart_s > 0
     records.write_json(tmp_path / day.FILE, found)

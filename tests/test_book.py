@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from common.book import Book, BookSide, PriceLevel
+from common.book import Book, BookSide
 from common.matching import close
 from common.model import CloseReason, Level, NewOrder, Order, OrderType, Side
 
