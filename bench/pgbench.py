@@ -85,10 +85,10 @@ _VALUES = {
     "closed_at": "NULL",
 }
 _MAKER = {
-    "id": _ARRAY.format("md5('order' || :maker)"),
-    "remaining_quantity": "'{999900}'",
-    "close_reason": "'{NULL}'",
-    "closed_at": "'{NULL}'",
+    "order_id": "md5('order' || :maker)",
+    "remaining": "999900",
+    "reason": "NULL",
+    "closed": "NULL",
 }
 _TRADE = {
     "id": _ARRAY.format("md5('trade' || :last)"),
@@ -142,7 +142,7 @@ def scripts() -> dict[str, tuple[float, str]]:
     trades = transaction(
         *accept,
         written(queries.INSERT_ORDER, _MARKET),
-        written(queries.UPDATE_ORDERS, _MAKER),
+        written(queries.UPDATE_ORDER, _MAKER),
         written(queries.INSERT_TRADES, _TRADE),
         written(queries.ADD_CASH, _CASH),
     )

@@ -34,7 +34,10 @@ _dialect: Dialect = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: igno
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """SQL with ``$1``, ``$2``, …, the names of these parameters, and its name on a connection."""
+    """SQL with ``$1``, ``$2``, …, the names of these parameters, and its name on a connection.
+
+    Without a name it is planned anew each time.
+    """
 
     text: str
     parameters: tuple[str, ...]
@@ -44,12 +47,12 @@ class Statement:
         return self.text
 
 
-# Each connection prepares all of them when it opens, so none is parsed while it serves.
+# Each connection prepares all of these when it opens, so none is parsed while it serves.
 _statements: list[Statement] = []
 
 
-def compiled(statement: ClauseElement) -> Statement:
-    """A statement that every connection from now on has prepared.
+def compiled(statement: ClauseElement, *, planned_anew: bool = False) -> Statement:
+    """A statement that every connection from now on has prepared, unless it is planned anew.
 
     Raises ValueError for a parameter that has its value already: the text would lose it.
     """
@@ -58,7 +61,10 @@ def compiled(statement: ClauseElement) -> Statement:
     fixed = {name: value for name, value in (text.params or {}).items() if value is not None}
     if fixed:
         raise ValueError(f"write these as constants of the statement: {fixed}")
-    return statement_of(str(text), *(text.positiontup or ()))
+    parameters = text.positiontup or ()
+    if planned_anew:
+        return Statement(str(text), tuple(parameters), b"")
+    return statement_of(str(text), *parameters)
 
 
 def statement_of(text: str, *parameters: str) -> Statement:
@@ -131,14 +137,18 @@ class Channel:
         if self.closed is not None:
             raise self.closed
         # First all the texts, so that no error of ours leaves half of them on the way.
-        prepared = [
-            (statement.name, [_text(parameters[name]) for name in statement.parameters])
+        asked = [
+            (statement, [_text(parameters[name]) for name in statement.parameters])
             for statement, parameters in questions
         ]
         try:
-            for name, values in prepared:
-                self._pgconn.send_query_prepared(name, values, result_format=_BINARY)
-            return self._await(len(prepared), ends=ends)
+            for statement, values in asked:
+                if statement.name:
+                    self._pgconn.send_query_prepared(statement.name, values, result_format=_BINARY)
+                else:
+                    text = statement.text.encode()
+                    self._pgconn.send_query_params(text, values, result_format=_BINARY)
+            return self._await(len(asked), ends=ends)
         except psycopg.Error as error:
             self._fail(error)
             raise

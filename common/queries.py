@@ -132,14 +132,27 @@ _changed = _columns(
     close_reason=Text(),
     closed_at=BigInteger(),
 )
+_reached = {
+    "remaining_quantity": _changed.c.remaining_quantity,
+    "close_reason": _changed.c.close_reason,
+    "closed_at": _instant(_changed.c.closed_at),
+}
+# Planned anew each time. Where the orders were few when it was planned, it reads all of them and
+# looks for each among the changed ones; that is right, but only as long as they are few.
 UPDATE_ORDERS = compiled(
+    # A closed order never changes, whoever tries with what was read before.
+    update(orders).where(orders.c.id == _changed.c.id, _still_open).values(_reached),
+    planned_anew=True,
+)
+
+# Of one order: by its id, however many there are.
+UPDATE_ORDER = compiled(
     update(orders)
-    # A closed order never changes; who tries with what was read before sees fewer rows changed.
-    .where(orders.c.id == _changed.c.id, _still_open)
+    .where(orders.c.id == bindparam("order_id", type_=Uuid), _still_open)
     .values(
-        remaining_quantity=_changed.c.remaining_quantity,
-        close_reason=_changed.c.close_reason,
-        closed_at=_instant(_changed.c.closed_at),
+        remaining_quantity=bindparam("remaining", type_=BigInteger),
+        close_reason=bindparam("reason", type_=Text),
+        closed_at=_instant(bindparam("closed", type_=BigInteger)),
     )
 )
 
