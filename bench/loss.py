@@ -6,6 +6,7 @@ which a mode was killed.
 
 import statistics
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,6 +84,8 @@ def chart(known: Sequence[Mode]) -> Figure:
     axes = figure.subplots()
     figure.suptitle("What a crash costs, against what is carried", weight="bold")
     most = max((max(mode.lost) for mode in known), default=0)
+    # Neighbours carry and lose about as much, so their words stand on different sides.
+    sides = cycle((9, -9))
     for number, mode in enumerate(known):
         found = mode.carried
         if found is None or found.capacity.median is None:
@@ -93,15 +96,17 @@ def chart(known: Sequence[Mode]) -> Figure:
         axes.plot([at] * len(mode.lost), mode.lost, "_", color=colour, alpha=0.5)
         axes.plot(span, [middle] * len(span), color=colour)
         axes.plot(at, middle, "osD^vP"[number % 6], color=colour, markersize=8)
+        aside = next(sides)
         axes.annotate(
             f"{mode.case}: {at:.0f} %, {middle:g} lost\n{promise(mode.case)}",
             (at, middle),
-            xytext=(0, 10),
+            xytext=(aside, 0),
             textcoords="offset points",
-            ha="center",
+            ha="right" if aside < 0 else "left",
+            va="center",
             fontsize=8,
         )
-    axes.set_xlim(0, 1.15 * axes.get_xlim()[1])  # room for the words of the last
+    axes.set_xlim(0, 1.25 * axes.get_xlim()[1])  # room for the words of the last
     axes.set_ylim(-0.08 * (most + 1), 1.25 * (most + 1))
     axes.set_xlabel("capacity at p99 ≤ 50 ms, percent of B3")
     offered = {round(mode.crashes[0].offered_per_s) for mode in known}
