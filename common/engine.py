@@ -35,7 +35,6 @@ class Engine:
     def __init__(self) -> None:
         self.books: dict[str, Book] = {}
         self.open_orders = OrdersById()
-        self._open_parts = self.open_orders.parts
         self._expiry = ExpiryWheel()
 
     def submit(self, order: Order) -> Execution:
@@ -71,7 +70,7 @@ class Engine:
     def _enter(self, side: BookSide, order: Order) -> None:
         side.insert(order)
         order_id = order.id
-        self._open_parts[order_id % PARTS][order_id] = order
+        self.open_orders.parts[order_id % PARTS][order_id] = order
         self._expiry.add(order)
 
     def cancel(self, order: Order, now_us: int) -> None:
@@ -125,7 +124,7 @@ class Engine:
     def _take_out(self, order: Order, quantity: int) -> None:
         """Remove a closed order, of which ``quantity`` was still counted in its level."""
         order_id = order.id
-        del self._open_parts[order_id % PARTS][order_id]
+        del self.open_orders.parts[order_id % PARTS][order_id]
         book = self.books[order.symbol]
         side, _ = book.sides(order)
         side.remove(order, quantity)

@@ -72,14 +72,11 @@ def execute(taker: Order, fills: list[Fill]) -> list[Trade]:
             executed_at_us=now_us,
         )
         trades.append(trade)
-        maker.add_trade(trade)
-        taker.add_trade(trade)
-        maker.remaining_quantity -= quantity
-        taker.remaining_quantity -= quantity
-        if not maker.remaining_quantity:
-            close(maker, _FILLED, now_us)
-        if not taker.remaining_quantity:
-            close(taker, _FILLED, now_us)
+        for order in (maker, taker):
+            order.add_trade(trade)
+            order.remaining_quantity -= quantity
+            if not order.remaining_quantity:
+                close(order, _FILLED, now_us)
     close_what_may_not_rest(taker)
     return trades
 
