@@ -140,47 +140,43 @@ class Profile:
         return cumulative
 
 
-B3 = {
-    profile.name: profile
-    for profile in (
-        Profile("average", "B3 average day (estimate)"),
-        Profile(
-            "concentration",
-            "B3 average day with the measured concentration (estimate)",
-            zipf_exponent=0.10,
-            root_decay=0.195,
-        ),
-        Profile(
-            "peak",
-            "B3 average day with its peak minute (estimate)",
-            # A twelfth leaves exactly half of the mean rate for the rest of a short run.
-            rhythm=Peak(ratio=6.5, length_s=60.0, of_run_max=1.0 / 12.0),
-        ),
-        Profile("day", "B3 average day from open to close (estimate)", rhythm=Parts(HALF_HOURS)),
-        Profile(
-            "burst",
-            "B3 average day in bursts (estimate)",
-            # More than 1 % of all seconds lie wholly within a burst, so the 99th percentile is one
-            # of them: 9.46 times the mean.
-            rhythm=Bursts(per_s=1.0 / 60.0, length_s=2.0, extra=8.75, cell_s=0.25),
-        ),
-        Profile(
-            "cancel-heavy",
-            "B3 average day, 48 % cancels (estimate)",
-            orders_per_s=0.52 * 945.0,
-            cancels_per_s=0.48 * 945.0,
-            passive_of_orders=0.86,
-            near_of_orders=0.11,
-            messages_per_trade=20.0,
-        ),
-    )
-}
+def _by_name(*profiles: Profile) -> dict[str, Profile]:
+    return {profile.name: profile for profile in profiles}
 
-EXTREMES = {
-    profile.name: profile
-    for profile in (
-        Profile("hot-symbol", "B3 average day, all of it on one symbol (no B3)", symbols=1),
-        Profile("many-symbols", "B3 average day on 100,000 symbols (no B3)", symbols=100_000),
-    )
-}
-PROFILES = B3 | EXTREMES
+
+B3 = _by_name(
+    Profile("average", "B3 average day (estimate)"),
+    Profile(
+        "concentration",
+        "B3 average day with the measured concentration (estimate)",
+        zipf_exponent=0.10,
+        root_decay=0.195,
+    ),
+    Profile(
+        "peak",
+        "B3 average day with its peak minute (estimate)",
+        # A twelfth leaves exactly half of the mean rate for the rest of a short run.
+        rhythm=Peak(ratio=6.5, length_s=60.0, of_run_max=1.0 / 12.0),
+    ),
+    Profile("day", "B3 average day from open to close (estimate)", rhythm=Parts(HALF_HOURS)),
+    Profile(
+        "burst",
+        "B3 average day in bursts (estimate)",
+        # More than 1 % of all seconds lie wholly within a burst, so the 99th percentile is one
+        # of them: 9.46 times the mean.
+        rhythm=Bursts(per_s=1.0 / 60.0, length_s=2.0, extra=8.75, cell_s=0.25),
+    ),
+    Profile(
+        "cancel-heavy",
+        "B3 average day, 48 % cancels (estimate)",
+        orders_per_s=0.52 * 945.0,
+        cancels_per_s=0.48 * 945.0,
+        passive_of_orders=0.86,
+        near_of_orders=0.11,
+        messages_per_trade=20.0,
+    ),
+)
+PROFILES = B3 | _by_name(
+    Profile("hot-symbol", "B3 average day, all of it on one symbol (no B3)", symbols=1),
+    Profile("many-symbols", "B3 average day on 100,000 symbols (no B3)", symbols=100_000),
+)

@@ -12,6 +12,7 @@ from sqlalchemy import (
     LargeBinary,
     Numeric,
     Text,
+    Update,
     Uuid,
     and_,
     bindparam,
@@ -132,27 +133,34 @@ _changed = _columns(
     close_reason=Text(),
     closed_at=BigInteger(),
 )
-_reached = {
-    "remaining_quantity": _changed.c.remaining_quantity,
-    "close_reason": _changed.c.close_reason,
-    "closed_at": _instant(_changed.c.closed_at),
-}
+
+
+def _update_of(
+    order_id: ColumnElement[Any],
+    remaining: ColumnElement[Any],
+    reason: ColumnElement[Any],
+    closed_us: ColumnElement[Any],
+) -> Update:
+    """A closed order never changes, whoever tries with what was read before."""
+    reached = {
+        "remaining_quantity": remaining,
+        "close_reason": reason,
+        "closed_at": _instant(closed_us),
+    }
+    return update(orders).where(orders.c.id == order_id, _still_open).values(reached)
+
+
 # Planned anew each time. Where the orders were few when it was planned, it reads all of them and
 # looks for each among the changed ones; that is right, but only as long as they are few.
-UPDATE_ORDERS = compiled(
-    # A closed order never changes, whoever tries with what was read before.
-    update(orders).where(orders.c.id == _changed.c.id, _still_open).values(_reached),
-    planned_anew=True,
-)
+UPDATE_ORDERS = compiled(_update_of(*_changed.c), planned_anew=True)
 
 # Of one order: by its id, however many there are.
 UPDATE_ORDER = compiled(
-    update(orders)
-    .where(orders.c.id == bindparam("order_id", type_=Uuid), _still_open)
-    .values(
-        remaining_quantity=bindparam("remaining", type_=BigInteger),
-        close_reason=bindparam("reason", type_=Text),
-        closed_at=_instant(bindparam("closed", type_=BigInteger)),
+    _update_of(
+        bindparam("order_id", type_=Uuid),
+        bindparam("remaining", type_=BigInteger),
+        bindparam("reason", type_=Text),
+        bindparam("closed", type_=BigInteger),
     )
 )
 
