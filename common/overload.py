@@ -15,6 +15,9 @@ BEAT_S = 0.010
 # alternate, where those that were answered together ask again together.
 LATE_S = 0.025
 LATE_BEATS, LATEST_BEATS = 3, 5
+# After this nobody catches up in time: where twice as much comes as can be answered, the next round
+# is twice as long.
+FAR_TOO_LATE_S = 0.1
 # Who is behind refuses what may have waited longer than this, and counts as behind until it has
 # refused nobody for a while.
 WAIT_MAX_S = 0.030
@@ -32,10 +35,11 @@ class Overload:
 
     def beat(self, now_s: float) -> None:
         """To be called ``BEAT_S`` after the last time, by a loop that is not late."""
-        late = now_s - self._round_s - BEAT_S > LATE_S
+        late_s = now_s - self._round_s - BEAT_S
         self._previous_round_s, self._round_s = self._round_s, now_s
-        self._latest_late.append(late)
-        if not self.is_behind and sum(self._latest_late) >= LATE_BEATS:
+        self._latest_late.append(late_s > LATE_S)
+        is_late = late_s > FAR_TOO_LATE_S or sum(self._latest_late) >= LATE_BEATS
+        if is_late and not self.is_behind:
             self.is_behind = True
             self._refused_s = now_s
         elif self.is_behind:

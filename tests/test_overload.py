@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from common.overload import (
     BEAT_S,
     CALM_S,
+    FAR_TOO_LATE_S,
     LATE_BEATS,
     LATE_S,
     LATEST_BEATS,
@@ -48,6 +49,13 @@ def test_only_who_is_late_several_times_of_the_latest_falls_behind(gaps_s: list[
 @given(st.integers(0, 40), st.permutations([IN_TIME_S] * 2 + [TOO_LATE_S] * 3))
 def test_who_is_late_in_every_other_round_is_behind(before: int, gaps_s: list[float]) -> None:
     overload, _ = beaten([IN_TIME_S] * before + gaps_s)
+    assert overload.is_behind
+
+
+def test_who_is_far_too_late_once_is_behind() -> None:
+    overload, _ = beaten([BEAT_S + 0.9 * FAR_TOO_LATE_S])
+    assert not overload.is_behind
+    overload, _ = beaten([BEAT_S + 1.1 * FAR_TOO_LATE_S])
     assert overload.is_behind
 
 
