@@ -1,7 +1,7 @@
 """The engine alone on the mix of the average day: orders, cancels, ends, and what they change."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count, islice
 
 import pytest
@@ -17,6 +17,9 @@ from common.engine import Engine
 SCALE = 1.0
 COMMANDS = 500
 DURATION_S = 120.0
+# These symbols get as many commands a second as all of B3: what happens once a second does not
+# happen once for every ten commands.
+PACE = 100.0 / SCALE
 AVERAGE = traffic.PROFILES["average"]
 
 
@@ -69,6 +72,7 @@ def stretch(seed: int, resting: int) -> Stretch:
     """The next commands after the books are filled: passive orders first, then the seeds."""
     place = traffic.market(AVERAGE, seed, SCALE)
     tape = traffic.tape(AVERAGE, seed, SCALE, DURATION_S, reads=False)
+    tape = replace(tape, intended_s=tape.intended_s / PACE, life_s=tape.life_s / PACE)
     engine, sequences = Engine(), count(1)
     seeds = len(traffic.seed_orders(place))
     for symbol, base_price in zip(place.symbols, place.base_price.tolist(), strict=True):
