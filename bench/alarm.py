@@ -1,13 +1,15 @@
 """Wake an event loop at an instant, to the microsecond where the system can.
 
 Timers of the event loop tick at 1 ms. On Linux a timerfd that the loop watches like a socket is
-exact to some ten microseconds; elsewhere the loop's own timer has to do.
+exact to some ten microseconds; elsewhere the loop's own timer has to do. Who is woken thousands of
+times a second does better to go round at a fixed pace.
 """
 
 import asyncio
 import ctypes
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -74,6 +76,35 @@ class LoopAlarm:
     def close(self) -> None:
         if self._handle is not None:
             self._handle.cancel()
+
+
+class Rounds:
+    """Looks at the clock once in ``pause_s``, in which the event loop does nothing.
+
+    What is due or has come meanwhile is then taken in one go, as a network card does that has to
+    interrupt too often: one wake-up instead of one for each.
+    """
+
+    def __init__(self, callback: Callable[[], None], pause_s: float) -> None:
+        self._callback = callback
+        self._pause_s = pause_s
+        self._instant_s = float("inf")
+        self._loop = asyncio.get_running_loop()
+        self._next: asyncio.Handle | None = self._loop.call_soon(self._round)
+
+    def set(self, instant_s: float) -> None:
+        self._instant_s = instant_s
+
+    def close(self) -> None:
+        if self._next is not None:
+            self._next.cancel()
+        self._next = None
+
+    def _round(self) -> None:
+        self._next = self._loop.call_soon(self._round)
+        time.sleep(self._pause_s)
+        if time.monotonic() >= self._instant_s:
+            self._callback()
 
 
 def new_alarm(callback: Callable[[], None]) -> Alarm:

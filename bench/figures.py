@@ -113,6 +113,7 @@ class GeneratorHealth(msgspec.Struct, frozen=True):
     queued_share: float | None
     steal: float | None
     nice: int
+    realtime: bool = False
 
     @property
     def starved_share(self) -> float:
@@ -224,4 +225,5 @@ def generator_health(samples: Samples, finished: Finished, duration_s: float) ->
         queued_share=None if finished.queued_s is None else finished.queued_s / finished.wall_s,
         steal=finished.steal,
         nice=finished.nice,
+        realtime=finished.realtime,
     )

@@ -193,6 +193,7 @@ def _together(finished: list[Finished]) -> Finished:
         steal=max(steals, default=None),
         queued_s=max(waits, default=None),
         nice=max(each.nice for each in finished),
+        realtime=all(each.realtime for each in finished),
     )
 
 

@@ -30,8 +30,8 @@ PROFILE = "average"
 BEFORE, DURING, AFTER = "before", "overload", "after"
 SHARE_BESIDE = 0.5
 BEFORE_S, AFTER_S = 10.0, 20.0
-# At 21 us of CPU each this is 84 % of a core, beyond which a generator is the limit.
-OFFERED_MAX_PER_S = 40_000.0
+# At 12 us of CPU each this is 84 % of a core, beyond which a generator is the limit.
+OFFERED_MAX_PER_S = 70_000.0
 NORMAL_MS = 50.0
 _BUSY = 503
 
