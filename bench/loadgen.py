@@ -31,9 +31,9 @@ PROGRESS_SAMPLE = 1000
 CONNECTIONS_MIN, CONNECTIONS_MAX = 256, 2048
 CONNECTIONS_PER_RATE_S = 0.5
 NICE = -10
-# From so many requests a second on it goes round at a fixed pace, and before all others. To be woken
-# before all others for each request and each reply would cost a third more, on a core that PostgreSQL
-# needs.
+# From so many requests a second on it goes round at a fixed pace, and before all others. To go
+# before all others for each request and each reply would cost a third more, on a core that
+# PostgreSQL needs.
 ROUNDS_FROM_PER_S = 4_000.0
 ROUND_S = 0.00025
 START_MARGIN_S = 0.2
