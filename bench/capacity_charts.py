@@ -137,17 +137,31 @@ def latency_by_load(findings: Findings, done: Sequence[Record]) -> Figure:
 
 
 def percentiles(findings: Findings, done: Sequence[Record], directory: Path) -> Figure:
-    """All latencies of one trial a case: at the same load, and at the same share of capacity."""
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    """All latencies of one trial a case: at the same share of capacity and, where any case was
+    measured there, at the same load.
+    """
+    same = [ABSOLUTE_LOAD for _ in findings.cases]
+    own = [
+        None if each.capacity.median is None else RELATIVE_LOAD * each.capacity.median
+        for each in findings.cases
+    ]
+    absolute, relative = (
+        [
+            _nearest(done, each.case, load, 0.5, directory)
+            for each, load in zip(findings.cases, loads, strict=True)
+        ]
+        for loads in (same, own)
+    )
+    drawn = {f"near {RELATIVE_LOAD:.0%} of each capacity": relative}
+    if any(absolute):
+        drawn = {f"near {ABSOLUTE_LOAD:g} % of B3": absolute} | drawn
+    figure = Figure(figsize=(5.5 * len(drawn), 4.4), layout="constrained")
     figure.suptitle("Latency by percentile", weight="bold")
-    absolute, relative = figure.subplots(1, 2, sharey=True)
-    absolute.set_title(f"near {ABSOLUTE_LOAD:g} % of B3", loc="left", fontsize=10)
-    relative.set_title(f"near {RELATIVE_LOAD:.0%} of each capacity", loc="left", fontsize=10)
+    panels = figure.subplots(1, len(drawn), sharey=True, squeeze=False)[0]
     most = 100
-    for number, each in enumerate(findings.cases):
-        own_load = None if each.capacity.median is None else RELATIVE_LOAD * each.capacity.median
-        for axes, load in ((absolute, ABSOLUTE_LOAD), (relative, own_load)):
-            one = _nearest(done, each.case, load, 0.5, directory)
+    for axes, (title, chosen) in zip(panels, drawn.items(), strict=True):
+        axes.set_title(title, loc="left", fontsize=10)
+        for number, (each, one) in enumerate(zip(findings.cases, chosen, strict=True)):
             if one is None:
                 continue
             ordered = late_latencies(records.read_samples(directory, one.name).measured)
@@ -159,13 +173,13 @@ def percentiles(findings: Findings, done: Sequence[Record], directory: Path) -> 
                 linestyle=STYLES[number % len(STYLES)],
                 label=f"{each.case} at {one.rate:g} %",
             )
-    for axes in (absolute, relative):
+    for axes in panels:
         limit_line(axes)
         percentile_axis(axes, most)
         axes.set_xlabel("percentile of requests")
         axes.legend(frameon=False, loc="lower right")
-    log_milliseconds(absolute)
-    absolute.set_ylabel("latency (ms)")
+    log_milliseconds(panels[0])
+    panels[0].set_ylabel("latency (ms)")
     return figure
 
 
