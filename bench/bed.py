@@ -18,7 +18,7 @@ from bench import audit, checking, exchange_client, service, traffic
 from bench.checking import FLUSH_PATIENCE_S, Audit
 from bench.exchange_client import Broker, HarnessError, Session, Target
 from bench.load import DRAIN_S, Load
-from bench.loadgen import Spec
+from bench.loadgen import BROKERS_CONNECTIONS, Spec
 from bench.observe import PROBE_SYMBOL
 from bench.service import Case, Database, Place
 from bench.traffic import Market, Tape
@@ -75,6 +75,7 @@ class Bed:
             first_document=FIRST_DOCUMENT,
             core=self.pins.get("generator"),
             output=str(workdir / "load.npz"),
+            connections=BROKERS_CONNECTIONS,
         )
 
     def sent(self, tape: Tape, load: Load) -> audit.Sent:

@@ -1,5 +1,6 @@
 """Run the generator beside a service, watch both, and bring back what happened."""
 
+import math
 import os
 import subprocess
 import sys
@@ -94,6 +95,7 @@ def _shares(spec: Spec, generators: int, requests: int) -> list[Spec]:
             spec,
             part=part,
             parts=generators,
+            connections=spec.connections and math.ceil(spec.connections / generators),
             start=start,
             # The next cores, as far as there are any.
             core=None if spec.core is None else _core(cores, spec.core, part),

@@ -26,8 +26,11 @@ from bench.traffic import Integers, Kind, Tape
 
 PROGRESS_EVERY_S = 0.5
 PROGRESS_SAMPLE = 1000
-# Opened before the load: enough for all that is under way while replies take 500 ms (up to a few
-# thousand), so that a service within its limits never has to accept connections under load.
+# What brokers hold who keep their connections, two or three each. Who falls behind for a moment
+# would otherwise get thousands more just then, each of which must be accepted and is dear to use.
+BROKERS_CONNECTIONS = 256
+# Opened before the load, where there is no such bound: enough for all that is under way while
+# replies take 500 ms (up to a few thousand).
 CONNECTIONS_MIN, CONNECTIONS_MAX = 256, 2048
 CONNECTIONS_PER_RATE_S = 0.5
 NICE = -10
@@ -60,6 +63,9 @@ class Spec(msgspec.Struct, frozen=True):
 
     Several processes can share one tape: this one sends part ``part`` of ``parts``, and all of them
     begin at the same ``start``. A single one begins when it is ready.
+
+    Of ``connections`` there are as many as that, and what finds none idle waits for one, which its
+    latency includes; None: as many as the requests under way need, as far as the system has them.
     """
 
     host_header: str
@@ -78,6 +84,7 @@ class Spec(msgspec.Struct, frozen=True):
     part: int = 0
     parts: int = 1
     start: Start | None = None
+    connections: int | None = None
     # With a prefix, each order has a client_order_id: this and its position in the tape.
     client_order_prefix: str | None = None
     # Which together are as long as warm-up and measured part; none: the whole scale all the time.
@@ -229,9 +236,8 @@ class Generator:
         self._drained: asyncio.Future[None]
         self._alarm: Alarm
         self._next_report: asyncio.TimerHandle
-        self.pool = http_client.Pool(
-            spec.address, http_client.connection_limit(), self._on_reply, self._on_sent
-        )
+        limit = spec.connections or http_client.connection_limit()
+        self.pool = http_client.Pool(spec.address, limit, self._on_reply, self._on_sent)
 
     async def run(self) -> Finished:
         """Send everything, drain, and say how it went. The first request is still to come."""
@@ -268,7 +274,7 @@ class Generator:
             cpu_share=(end.cpu_s - start.cpu_s) / (end.wall_s - start.wall_s),
             wall_s=end.wall_s - start.wall_s,
             connections=connections,
-            connections_exhausted=connections >= self.pool.limit,
+            connections_exhausted=self.spec.connections is None and connections >= self.pool.limit,
             complete=complete,
             steal=end.steal_since(start),
             queued_s=end.queued_since(start),
@@ -459,8 +465,8 @@ async def run(spec: Spec) -> None:
     requests, start = prepared(spec, tape, positions.tolist())
     generator = Generator(spec, requests, (start.origin_s + tape.intended_s).tolist(), start)
     rate = len(tape) / (spec.warmup_s + spec.duration_s)
-    connections = min(max(CONNECTIONS_MIN, int(rate * CONNECTIONS_PER_RATE_S)), CONNECTIONS_MAX)
-    await generator.pool.open(min(connections, generator.pool.limit))
+    needed = min(max(CONNECTIONS_MIN, int(rate * CONNECTIONS_PER_RATE_S)), CONNECTIONS_MAX)
+    await generator.pool.open(spec.connections or min(needed, generator.pool.limit))
     emit(start)
     finished = await generator.run()
     generator.save()

@@ -15,7 +15,7 @@ from bench.checking import FLUSH_PATIENCE_S, Audit
 from bench.exchange_client import Broker, Session, Target
 from bench.figures import GeneratorHealth, KindFigures, Samples
 from bench.load import DRAIN_S, WARMUP_S, Load, drive
-from bench.loadgen import Progress, Spec
+from bench.loadgen import BROKERS_CONNECTIONS, Progress, Spec
 from bench.service import Place
 from bench.traffic import Market
 
@@ -111,6 +111,7 @@ def run(plan: Plan, place: Place, workdir: Path, say: Say, show: Show) -> Trial:
         first_document=len(seeds),
         core=place.pins.get("generator"),
         output=str(workdir / f"{plan.name}.npz"),
+        connections=BROKERS_CONNECTIONS,
     )
     tape = spec.tape()
     load = drive(spec, tape, place, lambda progress: show(plan, progress))

@@ -145,7 +145,11 @@ async def test_a_refused_connection_is_an_outcome_too() -> None:
 
 
 async def load(
-    address: Address, output: Path, scale: float = 20.0, drain_s: float = 1.0
+    address: Address,
+    output: Path,
+    scale: float = 20.0,
+    drain_s: float = 1.0,
+    connections: int | None = None,
 ) -> tuple[Samples, Finished, loadgen.Generator]:
     """One second of load in this process; the requests as they went."""
     spec = Spec(
@@ -162,6 +166,7 @@ async def load(
         first_document=0,
         core=None,
         output=str(output / "run.npz"),
+        connections=connections,
     )
     tape = spec.tape()
     ahead_s = 0.05
@@ -284,6 +289,33 @@ async def test_what_is_not_done_after_the_drain_is_a_timeout(tmp_path: Path) -> 
     # Open loop: orders without an answer have not kept the others from being sent.
     assert not np.isnan(samples.sent_s[samples.kind == Kind.ORDER]).any()
     assert finished.connections > 64
+
+
+async def test_what_waits_for_one_of_a_bounded_number_of_connections_is_late_by_the_service(
+    tmp_path: Path,
+) -> None:
+    served_at_once, most = 0, 0
+    accept = exchange()
+
+    async def answer(request: bytes, writer: asyncio.StreamWriter) -> bytes:
+        nonlocal served_at_once, most
+        served_at_once += 1
+        most = max(most, served_at_once)
+        await asyncio.sleep(0.1)  # four at a time, so 40/s of 262
+        served_at_once -= 1
+        return await accept(request, writer)
+
+    async with served(answer) as address:
+        samples, finished, _ = await load(address, tmp_path, drain_s=0.2, connections=4)
+    health = generator_health(samples, finished, 1.0)
+    assert (finished.connections, most) == (4, 4)
+    never = np.isnan(samples.sent_s) & (samples.waited == loadgen.WAITED_FOR_CONNECTION)
+    assert never.sum() > 0.5 * len(samples.kind)
+    assert samples.failed[never].all()
+    # The generator did what it should: the trial counts, and the service has failed it.
+    assert (health.not_sent, finished.connections_exhausted) == (0, False)
+    waited = (samples.waited == loadgen.WAITED_FOR_CONNECTION) & ~np.isnan(samples.sent_s)
+    assert (samples.latency_ms[waited & ~samples.failed] >= 100.0).all()
 
 
 async def test_a_price_before_the_first_trade_is_no_error(tmp_path: Path) -> None:
