@@ -152,7 +152,7 @@ def percentiles(findings: Findings, done: Sequence[Record], directory: Path) -> 
         ]
         for loads in (same, own)
     )
-    drawn = {f"near {RELATIVE_LOAD:.0%} of each capacity": relative}
+    drawn = {f"near {100 * RELATIVE_LOAD:g} % of each capacity": relative}
     if any(absolute):
         drawn = {f"near {ABSOLUTE_LOAD:g} % of B3": absolute} | drawn
     figure = Figure(figsize=(5.5 * len(drawn), 4.4), layout="constrained")

@@ -94,7 +94,7 @@ class GeneratorHealth(msgspec.Struct, frozen=True):
     """Whether the generator did what it should.
 
     Send lag is that of requests that left at once; those that had to wait for the id of their order
-    or for a new connection are counted beside it, their latency includes the wait.
+    or for a connection are counted beside it, their latency includes the wait.
     """
 
     scheduled: int
