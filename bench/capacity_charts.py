@@ -137,8 +137,9 @@ def latency_by_load(findings: Findings, done: Sequence[Record]) -> Figure:
 
 
 def percentiles(findings: Findings, done: Sequence[Record], directory: Path) -> Figure:
-    """All latencies of one trial a case: at the same share of capacity and, where any case was
-    measured there, at the same load.
+    """All latencies of one trial a case: at the same load, and at the same share of capacity.
+
+    A load of B3 near which nothing was measured has no panel.
     """
     same = [ABSOLUTE_LOAD for _ in findings.cases]
     own = [

@@ -19,7 +19,7 @@ from bench import figures, records, service
 from bench.exchange_client import HarnessError
 from bench.figures import GeneratorHealth
 from bench.load import DRAIN_S, WARMUP_S, drive
-from bench.loadgen import BROKERS_CONNECTIONS, Spec
+from bench.loadgen import Spec
 from bench.options import INTERRUPTED, Parser, between, pins_of, stop_on_signals
 from bench.report import Printer, milliseconds
 from bench.service import Place
@@ -124,7 +124,6 @@ def offered(place: Place, per_s: float, generators: int) -> Reached:
             first_document=0,
             core=place.pins.get("generator"),
             output=str(Path(workdir) / "load.npz"),
-            connections=BROKERS_CONNECTIONS,
         )
         load = drive(spec, spec.tape(), place, lambda seen: None, generators=generators)
     measured = load.samples.measured

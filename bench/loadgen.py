@@ -236,7 +236,8 @@ class Generator:
         self._drained: asyncio.Future[None]
         self._alarm: Alarm
         self._next_report: asyncio.TimerHandle
-        limit = spec.connections or http_client.connection_limit()
+        system = http_client.connection_limit()
+        limit = system if spec.connections is None else min(spec.connections, system)
         self.pool = http_client.Pool(spec.address, limit, self._on_reply, self._on_sent)
 
     async def run(self) -> Finished:
@@ -274,7 +275,8 @@ class Generator:
             cpu_share=(end.cpu_s - start.cpu_s) / (end.wall_s - start.wall_s),
             wall_s=end.wall_s - start.wall_s,
             connections=connections,
-            connections_exhausted=self.spec.connections is None and connections >= self.pool.limit,
+            connections_exhausted=self.pool.limit != self.spec.connections
+            and connections >= self.pool.limit,
             complete=complete,
             steal=end.steal_since(start),
             queued_s=end.queued_since(start),
@@ -466,7 +468,7 @@ async def run(spec: Spec) -> None:
     generator = Generator(spec, requests, (start.origin_s + tape.intended_s).tolist(), start)
     rate = len(tape) / (spec.warmup_s + spec.duration_s)
     needed = min(max(CONNECTIONS_MIN, int(rate * CONNECTIONS_PER_RATE_S)), CONNECTIONS_MAX)
-    await generator.pool.open(spec.connections or min(needed, generator.pool.limit))
+    await generator.pool.open(min(spec.connections or needed, generator.pool.limit))
     emit(start)
     finished = await generator.run()
     generator.save()

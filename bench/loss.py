@@ -100,10 +100,10 @@ def chart(known: Sequence[Mode]) -> Figure:
         axes.annotate(
             f"{mode.case}: {at:.0f} %, {middle:g} lost\n{promise(mode.case)}",
             (at, middle),
-            xytext=(aside, 0),
+            xytext=(aside, 4),  # above the line of the range
             textcoords="offset points",
             ha="right" if aside < 0 else "left",
-            va="center",
+            va="bottom",
             fontsize=8,
         )
     axes.set_xlim(0, 1.25 * axes.get_xlim()[1])  # room for the words of the last

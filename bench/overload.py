@@ -130,7 +130,7 @@ def run(options: Options, label: str, say: Say) -> Flood:
                 length_s=options.before_s + options.during_s + options.after_s,
                 warmup_s=0.0,
             )
-            # Clients who are refused are as many as they are: no bound on their connections.
+            # Those who are refused are not a few brokers who wait for their connections.
             spec = msgspec.structs.replace(spec, stages=stages(options, factor), connections=None)
             tape = spec.tape()
             say(f"{label}: {capacity:g} % is its capacity, {factor:.2g} times that is offered")

@@ -129,7 +129,7 @@ def _capacities(run: Path, versions: Sequence[str], way: str) -> list[str]:
     if repeats > 1:
         of_repeats = f"The range is that of {repeats} repeats."
     if (planned := conditions["options"].get("repeats_planned")) is not None:
-        of_repeats += f" {planned} were planned."
+        of_repeats += f" {planned} {'was' if planned == 1 else 'were'} planned."
     return [
         f"`{conditions['command']}` on {machine['cores']} cores of an {machine['cpu']}, Python "
         f"{conditions['python']}; service, generator and database share them. {of_repeats} "

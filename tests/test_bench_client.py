@@ -318,6 +318,17 @@ async def test_what_waits_for_one_of_a_bounded_number_of_connections_is_late_by_
     assert (samples.latency_ms[waited & ~samples.failed] >= 100.0).all()
 
 
+async def test_fewer_connections_than_asked_for_are_the_limit_of_the_generator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.http_client.connection_limit", lambda: 4)
+    async with served(exchange()) as address:
+        _, as_asked, _ = await load(address, tmp_path, connections=4)
+        _, fewer, generator = await load(address, tmp_path, connections=5)
+    assert not as_asked.connections_exhausted
+    assert (generator.pool.limit, fewer.connections_exhausted) == (4, True)
+
+
 async def test_a_price_before_the_first_trade_is_no_error(tmp_path: Path) -> None:
     missing = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
     async with served(exchange(other_reply=missing)) as address:
