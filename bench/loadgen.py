@@ -120,7 +120,8 @@ class Started(Start, frozen=True, tag="started"):
 
 
 class Finished(msgspec.Struct, frozen=True, tag="finished"):
-    """The run is over and its arrays are on disk. CPU and steal cover the schedule, not the drain.
+    """The run is over and its arrays are on disk. All but the connections is of the schedule alone,
+    without the wait before it and the drain; ``sent`` had left by its end.
 
     ``steal`` is the share of this machine's CPU time that its host gave to others, and
     ``queued_s`` how long this process was ready but another had its core; None where the system
@@ -214,7 +215,8 @@ class Generator:
     ) -> None:
         n = len(intended_s)
         self.length_s = spec.warmup_s + spec.duration_s
-        self.end_s = start.origin_s + self.length_s
+        self.begin_s = start.origin_s
+        self.end_s = self.begin_s + self.length_s
         self.spec = spec
         self.requests = requests
         self.intended_s = intended_s
@@ -251,11 +253,14 @@ class Generator:
         else:
             self._alarm = new_alarm(self._send_due)
         self._alarm.set(self.intended_s[0] if self.intended_s else self.end_s)
-        start = Usage.now()
         self._report()
-        # The drain is idle time; it must not make the generator look less busy than it was.
+        # The wait for the first request and the drain are idle time; counted with it, the generator
+        # would look less busy than it was.
+        await asyncio.wait([self._stopped], timeout=self.begin_s - time.monotonic())
+        start = Usage.now()
         await asyncio.wait([self._stopped], timeout=self.end_s - time.monotonic())
-        end, sent, complete = Usage.now(), self._sent, not self._stopped.done()
+        end, complete = Usage.now(), not self._stopped.done()
+        sent = self._sent - len(self.pool.waiting)
         if complete:
             await asyncio.wait(
                 [self._stopped, self._drained],

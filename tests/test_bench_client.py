@@ -147,11 +147,13 @@ async def test_a_refused_connection_is_an_outcome_too() -> None:
 async def load(
     address: Address,
     output: Path,
+    *,
     scale: float = 20.0,
     drain_s: float = 1.0,
     connections: int | None = None,
+    ahead_s: float = 0.05,
 ) -> tuple[Samples, Finished, loadgen.Generator]:
-    """One second of load in this process; the requests as they went."""
+    """One second of load in this process, ``ahead_s`` from now; the requests as they went."""
     spec = Spec(
         host_header="test",
         address=address,
@@ -169,7 +171,6 @@ async def load(
         connections=connections,
     )
     tape = spec.tape()
-    ahead_s = 0.05
     start = Started(time.monotonic() + ahead_s, time.time() + ahead_s)
     requests = loadgen.Requests(spec, tape, range(len(tape)), start.epoch_s)
     start = Started(time.monotonic() + ahead_s, time.time() + ahead_s)
@@ -211,6 +212,16 @@ async def test_all_requests_are_sent_and_answered(tmp_path: Path) -> None:
     assert finished.complete
     assert (samples.lag_ms >= 0).all()
     assert (samples.latency_ms >= samples.lag_ms).all()
+
+
+async def test_the_wait_before_the_first_request_is_no_part_of_the_schedule(
+    tmp_path: Path,
+) -> None:
+    async with served(exchange()) as address:
+        samples, finished, _ = await load(address, tmp_path, ahead_s=0.5)
+    # The tape's second and what a busy machine is late, but not the half second before.
+    assert 0.9 < finished.wall_s < 1.4
+    assert finished.sent == len(samples.kind)
 
 
 async def test_a_stall_is_in_the_latency_of_all_requests_that_were_due(tmp_path: Path) -> None:
@@ -312,6 +323,8 @@ async def test_what_waits_for_one_of_a_bounded_number_of_connections_is_late_by_
     never = np.isnan(samples.sent_s) & (samples.waited == loadgen.WAITED_FOR_CONNECTION)
     assert never.sum() > 0.5 * len(samples.kind)
     assert samples.failed[never].all()
+    # It was never under way, so no CPU was used for it.
+    assert finished.sent <= (~never).sum()
     # The generator did what it should: the trial counts, and the service has failed it.
     assert (health.not_sent, finished.connections_exhausted) == (0, False)
     waited = (samples.waited == loadgen.WAITED_FOR_CONNECTION) & ~np.isnan(samples.sent_s)
