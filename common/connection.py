@@ -6,6 +6,10 @@ again. A request that asks for nothing special is answered here, in the call tha
 of its bytes. Parsing, limits, keep-alive and every other request stay with aiohttp. Only a service
 that is behind refuses some requests without parsing them.
 
+A request that comes whole, while nothing else of its connection is under way, is parsed by a parser
+that all connections share: what it touched for one is still in the caches for the next. Their own
+parsers, with what those keep of the request before, are not where hundreds take turns.
+
 This reaches below aiohttp's public names, so its version is pinned; what it must not change is
 held by the contract tests, which send requests both ways.
 """
@@ -18,7 +22,7 @@ from functools import partial
 from typing import Any, cast
 
 from aiohttp import HttpVersion11, web
-from aiohttp.http import RawRequestMessage
+from aiohttp.http import HttpProcessingError, HttpRequestParser, RawRequestMessage
 from aiohttp.streams import StreamReader
 
 from common.overload import Overload
@@ -60,6 +64,8 @@ _ONE_REQUEST = re.compile(
 # the rest of the loop is asked to run; after twice as many it goes first.
 HALF_TURN = 128
 
+_END_OF_HEAD = b"\r\n\r\n"
+
 Answering = Coroutine[Any, Any, Reply]
 Answer = Callable[[RawRequestMessage, StreamReader], Answering]
 Refuses = Callable[[RawRequestMessage], bool]
@@ -98,6 +104,7 @@ class Server(web.Server):
         self.overload = overload
         self._options = options
         self._answers = 0
+        self._parser: HttpRequestParser | None = None
         self._patience_s = patience_s
         self._connections_max = connections_max
 
@@ -119,6 +126,35 @@ class Server(web.Server):
             assert isinstance(connection, Connection)
             connection.drop_if_slow(since_s)
 
+    def whole_request(self, data: bytes) -> tuple[RawRequestMessage, StreamReader] | None:
+        """The one plain request that these bytes are, none if they are less, more or another.
+
+        The parser stays for the next connection only if nothing of this one can be left in it: it
+        has seen one request that ends nothing, all of its body, and no byte behind that.
+        """
+        parser, self._parser = self._parser or self._new_parser(), None
+        try:
+            messages, _, _ = parser.feed_data(data)
+        except HttpProcessingError:
+            return None  # the connection's own parser finds the same, and what to answer
+        if len(messages) != 1:
+            return None
+        message, content = messages[0]
+        end_of_head = data.find(_END_OF_HEAD) + len(_END_OF_HEAD)
+        is_whole = content.is_eof() and end_of_head + content.total_bytes == len(data)
+        if not is_whole or not is_plain(message):
+            return None
+        parser.message_consumed()
+        self._parser = parser
+        return message, content
+
+    def _new_parser(self) -> HttpRequestParser:
+        """One with our limits, as each connection has, of a connection that nobody has."""
+        connection = self()
+        connection._busy = True  # so it asks for no more bytes when a body has been read
+        parser, connection._parser = connection._parser, None  # else either would keep the other
+        return cast(HttpRequestParser, parser)
+
     def may_answer(self) -> bool:
         """Whether one more may be answered before the rest of the event loop has had its turn."""
         self._answers += 1
@@ -129,14 +165,14 @@ class Server(web.Server):
     def _rest_had_its_turn(self) -> None:
         self._answers = 0
 
-    def __call__(self) -> web.RequestHandler:
+    def __call__(self) -> "Connection":
         return Connection(self, self._answer, self._loop, self._options)
 
 
 class Connection(web.RequestHandler):
     """One connection. While it is ``_busy``, a request of it is being answered the short way;
     ``_mixed`` says that others went aiohttp's way. While it is ``_between`` two requests for sure,
-    the parser holds nothing of the next one."""
+    its parser holds nothing of the next one."""
 
     __slots__ = (
         "_answer", "_arriving_s", "_between", "_busy", "_held", "_mixed", "_server", "_task",
@@ -203,11 +239,14 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Parse, and answer what is whole; replies leave in the order of the requests."""
-        waiter = self._waiter
-        if not self._server.overload.is_behind:
-            self._between = False  # not known; to find out would cost the more usual case
-        elif self._refused_unread(data):
+        between, is_behind = self._between, self._server.overload.is_behind
+        if is_behind and self._refused_unread(data):
             return
+        if between and self._takes_whole(data):
+            return
+        if not is_behind:
+            self._between = False  # not known; to find out would cost the more usual case
+        waiter = self._waiter
         if waiter is None or waiter.done():  # aiohttp is at work on a request, or about to be
             is_first, self._mixed = not self._mixed, True
             super().data_received(data)
@@ -248,6 +287,24 @@ class Connection(web.RequestHandler):
             return True
         self._between = one
         return False
+
+    def _takes_whole(self, data: bytes) -> bool:
+        """Answer one whole plain request that comes while nothing else is under way."""
+        # Without a waiter aiohttp's task has not begun, and would take what has to wait for a turn.
+        under_way = self._mixed or self._busy or self._messages or self._waiter is None
+        if under_way or self._close or self._force_close:
+            return False
+        request = self._server.whole_request(data)
+        if request is None:
+            return False
+        self._between = True  # its own parser has seen nothing of it
+        self._busy = True
+        if self._server.may_answer():
+            self._reply_to(*request)
+        else:
+            self._messages.append(request)
+            self._loop.call_soon(self._take_turn)
+        return True
 
     def _take_turn(self) -> None:
         self._busy = False
@@ -291,11 +348,14 @@ class Connection(web.RequestHandler):
             # Of a request that it takes before it is whole aiohttp counts one too many as
             # waiting, so it may have stopped parsing early.
             self.data_received(b"")
+        self._reply_to(message, content)
+        self._wait_for_turn()
+
+    def _reply_to(self, message: RawRequestMessage, content: StreamReader) -> None:
         if self._server.refuses(message):
             self._send(_OVERLOADED)
         else:
             self._go_on(self._answer(message, content))
-        self._wait_for_turn()
 
     def _wait_for_turn(self) -> None:
         """Have the next request answered, if there is one, when the others have had their turn."""

@@ -27,30 +27,11 @@ REFUSED = b"503"
 _REPLY = re.compile(rb"HTTP/1\.1 (\d{3}) [^\r\n]*\r\n(?:[^\r\n]+\r\n)*?\r\n")
 
 
-class Scene:
-    """A connection whose answers are the paths that were asked for."""
+class Client:
+    """A connection to a server, and what came on it."""
 
-    def __init__(self, refuses_unread: Callable[[bytes], bool] = lambda _: True) -> None:
-        loop = asyncio.get_running_loop()
-        self.overload = Overload(loop.time())
-        self.overload.is_behind = True
-        self.holds_up = set[str]()
-        self.may_go_on = asyncio.Event()
-        self.answers_wait = True
-        self.settling: Settling | None = None
-        self.stopping = False
+    def __init__(self, server: Server) -> None:
         self.written = b""
-        server = Server(
-            self.by_aiohttp,
-            answer=self.answer,
-            refuses=lambda _: False,
-            refuses_unread=refuses_unread,
-            stopping=lambda: self.stopping,
-            overload=self.overload,
-            options={"access_log": None},
-            patience_s=60.0,
-            connections_max=10,
-        )
         made = server()
         assert isinstance(made, Connection)
         self.connection = made
@@ -62,18 +43,6 @@ class Scene:
 
     def write(self, data: bytes) -> None:
         self.written += data
-
-    async def answer(self, message: RawRequestMessage, content: StreamReader) -> Reply:
-        if message.path in self.holds_up:
-            await self.may_go_on.wait()
-        if self.answers_wait:
-            await asyncio.sleep(0)
-        reply = Reply(message.path.encode())
-        reply.settling = self.settling
-        return reply
-
-    async def by_aiohttp(self, request: web.BaseRequest) -> web.StreamResponse:
-        return Response(Reply(b"by aiohttp", 401))
 
     async def feed(self, *pieces: bytes) -> None:
         """One read each, with time for all that follows from it."""
@@ -94,6 +63,44 @@ class Scene:
             found.append(rest[head.end() : end] if head[1] == b"200" else head[1])
             rest = rest[end:]
         return found
+
+
+class Scene(Client):
+    """A connection whose answers are the paths that were asked for."""
+
+    def __init__(self, refuses_unread: Callable[[bytes], bool] = lambda _: True) -> None:
+        loop = asyncio.get_running_loop()
+        self.overload = Overload(loop.time())
+        self.overload.is_behind = True
+        self.holds_up = set[str]()
+        self.may_go_on = asyncio.Event()
+        self.answers_wait = True
+        self.settling: Settling | None = None
+        self.stopping = False
+        self.server = Server(
+            self.by_aiohttp,
+            answer=self.answer,
+            refuses=lambda _: False,
+            refuses_unread=refuses_unread,
+            stopping=lambda: self.stopping,
+            overload=self.overload,
+            options={"access_log": None},
+            patience_s=60.0,
+            connections_max=10,
+        )
+        super().__init__(self.server)
+
+    async def answer(self, message: RawRequestMessage, content: StreamReader) -> Reply:
+        if message.path in self.holds_up:
+            await self.may_go_on.wait()
+        if self.answers_wait:
+            await asyncio.sleep(0)
+        reply = Reply(message.path.encode())
+        reply.settling = self.settling
+        return reply
+
+    async def by_aiohttp(self, request: web.BaseRequest) -> web.StreamResponse:
+        return Response(Reply(b"by aiohttp", 401))
 
 
 async def turns(count: int = 5) -> None:
@@ -305,20 +312,15 @@ def test_a_reply_that_cannot_be_sent_does_not_keep_the_others(
     assert "the first is broken" in caplog.text
 
 
-requests = st.lists(
-    st.sampled_from(
-        [
-            get,
-            lambda path: get(path, "Connection: keep-alive"),
-            lambda path: post(path, b""),
-            lambda path: post(path, LOOKS_WHOLE),
-            lambda path: post(path, b"{}" + LOOKS_WHOLE),
-            lambda path: post(path, b"{}", "Authorization: Bearer k"),
-        ]
-    ),
-    min_size=1,
-    max_size=6,
-)
+KINDS: list[Callable[[str], bytes]] = [
+    get,
+    lambda path: get(path, "Connection: keep-alive"),
+    lambda path: post(path, b""),
+    lambda path: post(path, LOOKS_WHOLE),
+    lambda path: post(path, b"{}" + LOOKS_WHOLE),
+    lambda path: post(path, b"{}", "Authorization: Bearer k"),
+]
+requests = st.lists(st.sampled_from(KINDS), min_size=1, max_size=6)
 
 
 def cut(stream: bytes, places: Iterable[int]) -> list[bytes]:
@@ -333,6 +335,7 @@ def cut(stream: bytes, places: Iterable[int]) -> list[bytes]:
     at_once=st.booleans(),
     refused=st.lists(st.booleans(), min_size=12, max_size=12),
     settles=st.booleans(),
+    is_behind=st.booleans(),
 )
 def test_however_the_bytes_come_each_request_gets_one_reply_in_its_turn(
     *,
@@ -342,6 +345,7 @@ def test_however_the_bytes_come_each_request_gets_one_reply_in_its_turn(
     at_once: bool,
     refused: list[bool],
     settles: bool,
+    is_behind: bool,
 ) -> None:
     paths = [f"/{number}" for number in range(len(made))]
     whole = [make(path) for make, path in zip(made, paths, strict=True)]
@@ -351,6 +355,7 @@ def test_however_the_bytes_come_each_request_gets_one_reply_in_its_turn(
 
     async def play(scene: Scene) -> None:
         scene.settling = Settling() if settles else None
+        scene.overload.is_behind = is_behind
         if at_once:
             for piece in pieces:
                 scene.connection.data_received(piece)
@@ -367,3 +372,70 @@ def test_however_the_bytes_come_each_request_gets_one_reply_in_its_turn(
             assert reply in (path.encode(), REFUSED)
 
     scene(play, lambda _: next(answers))
+
+
+@given(
+    made=st.lists(st.tuples(st.integers(0, 2), st.sampled_from(KINDS)), min_size=2, max_size=8),
+    places=st.lists(st.integers(0, 2000), max_size=6),
+    turn=st.lists(st.integers(0, 2), max_size=20),
+    is_behind=st.booleans(),
+)
+def test_what_comes_on_one_connection_is_never_part_of_what_comes_on_another(
+    made: Sequence[tuple[int, Callable[[str], bytes]]],
+    places: list[int],
+    turn: list[int],
+    is_behind: bool,
+) -> None:
+    paths: list[list[bytes]] = [[], [], []]
+    streams = [b"", b"", b""]
+    for number, (client, make) in enumerate(made):
+        paths[client].append(f"/{client}/{number}".encode())
+        streams[client] += make(f"/{client}/{number}")
+    pieces = [cut(stream, places) for stream in streams]
+
+    async def play(scene: Scene) -> None:
+        scene.overload.is_behind = is_behind
+        clients = [scene, Client(scene.server), Client(scene.server)]
+        await turns()
+        rest = [which for which, all_of_it in enumerate(pieces) for _ in all_of_it]
+        for which in [*turn, *rest]:
+            if pieces[which]:
+                await clients[which].feed(pieces[which].pop(0))
+        await turns(10)
+        assert [client.replies for client in clients] == paths
+        for client in clients[1:]:
+            client.connection.connection_lost(None)
+
+    scene(play, lambda _: False)
+
+
+NOT_ONE_PLAIN_REQUEST = {
+    "nothing": b"",
+    "the beginning of a head": get("/1")[:-1],
+    "the beginning of a body": post("/1", b"{}")[:-1],
+    "two requests": get("/1") + get("/2"),
+    "a request and the beginning of another": post("/1", b"{}") + b"G",
+    "a body that ends as the beginning of another": post("/1", b"GET") + b"GET",
+    "an empty line before the request": b"\r\n\r\n" + get("/1"),
+    "chunks": get("/1", "Transfer-Encoding: chunked") + b"0\r\n\r\n",
+    "no HTTP": b"\x16\x03\x01\r\n\r\n",
+    "two lengths": post("/1", b"{}", "Content-Length: 2"),
+    "a client that waits before it sends the body": post("/1", b"{}", "Expect: 100-continue"),
+    "a connection that is to be closed": get("/1", "Connection: close"),
+    "HTTP/1.0": get("/1").replace(b"1.1", b"1.0"),
+    "another method": get("/1").replace(b"GET", b"HEAD"),
+    "another protocol": get("/1", "Connection: upgrade", "Upgrade: websocket"),
+}
+
+
+@pytest.mark.parametrize("data", NOT_ONE_PLAIN_REQUEST.values(), ids=NOT_ONE_PLAIN_REQUEST)
+def test_what_is_not_one_plain_request_leaves_nothing_for_the_next_connection(data: bytes) -> None:
+    async def play(scene: Scene) -> None:
+        assert scene.server.whole_request(data) is None
+        for body in (b"", b"{}", LOOKS_WHOLE):
+            request = scene.server.whole_request(post("/next", body))
+            assert request is not None
+            message, content = request
+            assert (message.path, content.read_nowait()) == ("/next", body)
+
+    scene(play)
