@@ -215,8 +215,8 @@ class Generator:
     ) -> None:
         n = len(intended_s)
         self.length_s = spec.warmup_s + spec.duration_s
-        self.begin_s = start.origin_s
-        self.end_s = self.begin_s + self.length_s
+        self.origin_s = start.origin_s
+        self.end_s = self.origin_s + self.length_s
         self.spec = spec
         self.requests = requests
         self.intended_s = intended_s
@@ -254,9 +254,9 @@ class Generator:
             self._alarm = new_alarm(self._send_due)
         self._alarm.set(self.intended_s[0] if self.intended_s else self.end_s)
         self._report()
-        # The wait for the first request and the drain are idle time; counted with it, the generator
-        # would look less busy than it was.
-        await asyncio.wait([self._stopped], timeout=self.begin_s - time.monotonic())
+        # The wait for the first request and the drain are idle time; they must not make the
+        # generator look less busy than it was.
+        await asyncio.wait([self._stopped], timeout=self.origin_s - time.monotonic())
         start = Usage.now()
         await asyncio.wait([self._stopped], timeout=self.end_s - time.monotonic())
         end, complete = Usage.now(), not self._stopped.done()
@@ -380,7 +380,7 @@ class Generator:
         self._latest.clear()
         emit(
             Progress(
-                elapsed_s=time.monotonic() - self.end_s + self.length_s,
+                elapsed_s=time.monotonic() - self.origin_s,
                 sent=self._sent,
                 done=self._done,
                 failed=self._failed,

@@ -245,7 +245,7 @@ class Connection(web.RequestHandler):
         if between and self._takes_whole(data):
             return
         if not is_behind:
-            self._between = False  # not known; to find out would cost the more usual case
+            self._between = False  # its parser may keep some of this; to find out would cost more
         waiter = self._waiter
         if waiter is None or waiter.done():  # aiohttp is at work on a request, or about to be
             is_first, self._mixed = not self._mixed, True
@@ -280,19 +280,21 @@ class Connection(web.RequestHandler):
         whole request that came while nothing else was under way, whatever the parser held then: it
         has ended whatever had begun.
         """
-        at_rest = not (self._mixed or self._busy or self._messages)
-        one = at_rest and is_one_request(data)
+        one = self._is_at_rest() and is_one_request(data)
         if one and self._between and self._server.refuses_unread(data):
             self._send(_OVERLOADED)
             return True
         self._between = one
         return False
 
+    def _is_at_rest(self) -> bool:
+        """Whether no request is under way, and none ever went aiohttp's way."""
+        return not (self._mixed or self._busy or self._messages)
+
     def _takes_whole(self, data: bytes) -> bool:
         """Answer one whole plain request that comes while nothing else is under way."""
         # Without a waiter aiohttp's task has not begun, and would take what has to wait for a turn.
-        under_way = self._mixed or self._busy or self._messages or self._waiter is None
-        if under_way or self._close or self._force_close:
+        if not self._is_at_rest() or self._waiter is None or self._close or self._force_close:
             return False
         request = self._server.whole_request(data)
         if request is None:
