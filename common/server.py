@@ -34,9 +34,8 @@ SHUTDOWN_PATIENCE_S = 10.0
 CLOSE_PATIENCE_S = 2.0
 # Open besides connections: the database's, the log's, the program's own.
 FILES_BESIDE = 500
-# Young objects per collection, collections of one generation per collection of the next. Small, so
-# that no pause is felt; the last generation is never looked through.
-GC_THRESHOLDS = (1_000, 5, 1_000_000)
+# So many young objects are one collection of the garbage collector: few, so that no pause is felt.
+YOUNG_OBJECTS = 1_000
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +143,7 @@ def allow_files(wanted: int) -> None:
 
 
 def spare_the_collector() -> None:
-    """Let the garbage collector look at what is young, and leave alone what stays.
+    """Let the garbage collector look at each object once, while it is young.
 
     Orders, levels and trades hold no cycles, nor does what requests and connections leave behind:
     reference counts free them (``tests/test_garbage.py``). Looking through all of them again and
@@ -152,7 +151,15 @@ def spare_the_collector() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
+    gc.set_threshold(YOUNG_OBJECTS)
+    if _leave_alone not in gc.callbacks:
+        gc.callbacks.append(_leave_alone)
+
+
+def _leave_alone(phase: str, _: object) -> None:
+    """Keep the collector away from what it has looked at."""
+    if phase == "stop":
+        gc.freeze()
 
 
 def cannot_serve(settings: Settings, error: OSError) -> StartError:

@@ -11,7 +11,7 @@ from common import server
 
 if __name__ == "__main__":
     app = importlib.import_module(f"{os.environ['TEST_CASE']}.app")
-    server.GC_THRESHOLDS = (0, 0, 0)
+    server.YOUNG_OBJECTS = 0
     try:
         server.main(app.open_exchange, stateless=app.STATELESS)
     finally:
