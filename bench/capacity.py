@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from bench import bed, checking, records, traffic, trials
+from bench import bed, checking, evenness, records, traffic, trials
 from bench.bed import Bed
 from bench.checking import Audit
 from bench.exchange_client import HarnessError
@@ -298,6 +298,7 @@ class Run:
         """Measure whatever is missing. Raises HarnessError, also when an audit fails."""
         with self._made:
             while (task := self._next()) is not None:
+                self._look_at_the_machine(task.repeat)
                 one = self._trial(self._ready(task.case, task.repeat), task)
                 self._say(line_of(one, self._left_s(task)))
                 if one.faults:
@@ -305,6 +306,18 @@ class Run:
                         f"AUDIT FAILED, the run is void: {one.case} at {one.rate:g} %: "
                         + "; ".join(one.faults)
                     )
+
+    def _look_at_the_machine(self, repeat: int) -> None:
+        """See once, before a repeat, how evenly it runs by itself."""
+        if any(each.repeat == repeat for each in evenness.read(self.directory)):
+            return
+        self._made.close()  # nothing else may be at work
+        self._bed = None
+        cores = sorted(set(self.options.pins.values())) or [None]
+        self._show("the machine by itself")
+        seen = evenness.measured(repeat, cores, mode_of(self.options).duration_s)
+        evenness.write(self.directory, seen)
+        self._say(evenness.sentence(seen))
 
     def _next(self) -> Task | None:
         return next_task(self.options, self.done, self._start)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench import records, trials
+from bench import evenness, records, trials
 from bench.capacity_cli import read_options
 from bench.exchange_client import HarnessError
 from bench.findings import Finding, Findings, Range, found
@@ -167,6 +167,8 @@ def markdown(directory: Path, findings: Findings, done: Sequence[Record]) -> str
         "",
         *(f"- {limit}" for limit in meta["limits"]),
     ]
+    seen = evenness.read(directory)
+    lines += [f"- {evenness.sentence(seen)}"] if seen else []
     lines += records.doubts(meta)
     lines += lines_of(findings)
     for name, text in CHARTS.items():

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from hypothesis_profile import PROPERTY
 from msgspec.structs import replace
 
-from bench import capacity_cli, records, trials
+from bench import capacity_cli, evenness, records, trials
 from bench.capacity import LAYOUT, Options, Task, mode_of, next_task, search_s
 from bench.capacity_cli import main, read_options
 from bench.capacity_report import log_lines, point_table
@@ -376,6 +376,9 @@ def completed(directory: Path) -> None:
     assert meta["command"] == command
     assert {one.name for one in after} == {file.stem for file in (directory / "samples").iterdir()}
     assert not list(directory.rglob("*.part"))
+    looked = [(each.repeat, each.core) for each in evenness.read(directory)]
+    assert looked == [(1, core) for core in sorted(set(asked.pins.values())) or [None]]
+    assert "This machine by itself" in (directory / "report.md").read_text()
     summary = json.loads((directory / "summary.json").read_text())
     shown = [*summary["cases"], *([summary["null"]] if summary["null"] else [])]
     assert sum(each["trials"] for each in shown) == len(after)
