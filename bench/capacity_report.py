@@ -50,13 +50,19 @@ def lines_of(findings: Findings) -> list[str]:
 
 
 def log_lines(cases: Sequence[Finding]) -> list[str]:
-    """How the write-ahead log writes at the capacity, of the cases that have one."""
-    return [
-        f"- {each.case} writes its log {each.log.writes_per_s:,.0f} times/s at its capacity, "
-        f"{each.log.records_per_write:.1f} records at a time, in {each.log.ms_p50:.2f} ms (p50)."
-        for each in cases
-        if each.log
-    ]
+    """How the write-ahead log writes at the capacity, of the cases that have one, and its cost."""
+    lines = []
+    for each in cases:
+        if each.log:
+            lines.append(
+                f"- {each.case} writes its log {each.log.writes_per_s:,.0f} times/s at its "
+                f"capacity, {each.log.records_per_write:.1f} records at a time, in "
+                f"{each.log.ms_p50:.2f} ms (p50)."
+            )
+        if each.of_flush.median is not None:
+            share = _percent_text(each.of_flush)
+            lines.append(f"- {each.case} has {share} of the capacity without a log, by repeat.")
+    return lines
 
 
 def limit_lines(cases: Sequence[Finding]) -> list[str]:
@@ -82,7 +88,7 @@ def capacity_table(cases: Sequence[Finding]) -> list[str]:
             _range_text(each.unstable_from),
             tight_text(each),
             "–" if each.requests_per_s is None else f"{each.requests_per_s:,.0f}",
-            "–" if each.of_null is None else f"{each.of_null:.0%}",
+            _share_text(each),
             each.limit.resource if each.limit and each.limit.exhausted else "–",
         )
         for each in cases
@@ -223,6 +229,17 @@ def _range_text(given: Range) -> str:
     if given.least == given.most:
         return f"{given.median:.0f} %"
     return f"{given.median:.0f} % ({given.least:.0f}–{given.most:.0f})"
+
+
+def _share_text(one: Finding) -> str:
+    if one.of_null_range.median is None:
+        return "–" if one.of_null is None else f"{one.of_null * 100:.0f} %"
+    return _percent_text(one.of_null_range)
+
+
+def _percent_text(share: Range) -> str:
+    percents = [None if part is None else part * 100 for part in msgspec.structs.astuple(share)]
+    return _range_text(Range(*percents))
 
 
 def _number(value: float | None, unit: str = "") -> str:

@@ -27,6 +27,9 @@ class Range(msgspec.Struct, frozen=True):
     most: float | None
 
 
+NO_RANGE = Range(None, None, None)
+
+
 class Point(msgspec.Struct, frozen=True):
     """Latencies at one rate (percent of B3); None percentiles are infinite."""
 
@@ -40,8 +43,10 @@ class Finding(msgspec.Struct, frozen=True):
 
     ``capacity`` runs over the repeats' largest stable rates, ``unstable_from`` over the smallest
     rates above them that were not stable. ``of_null`` is the share of the null server's capacity
-    in the same repeat. Staleness, by kind of read the median of the trials' medians and the largest
-    of all, and write-behind age are those at the capacity.
+    in the same repeat, ``of_null_range`` the same with its range, and ``of_flush``, of a case with
+    a log, that of the case without; none in findings from before 2026-11-27. Staleness, by kind of
+    read the median of the trials' medians and the largest of all, and write-behind age are those at
+    the capacity.
     """
 
     case: str
@@ -62,6 +67,8 @@ class Finding(msgspec.Struct, frozen=True):
     changes_per_flush: float | None
     limit: Bottleneck | None
     log: LogWrites | None = None
+    of_null_range: Range = NO_RANGE
+    of_flush: Range = NO_RANGE
 
 
 class Findings(msgspec.Struct, frozen=True):
@@ -95,12 +102,12 @@ def _finding(options: Options, records: Sequence[Record], case: str) -> Finding:
     own = [one for one in records if one.case == case]
     repeats = sorted({one.repeat for one in own})
     results = [result_of(options, records, case, repeat) for repeat in repeats]
-    nulls = [result_of(options, records, NULL.label, repeat).low for repeat in repeats]
-    shares = [
-        each.low / null for each, null in zip(results, nulls, strict=True) if each.low and null
-    ]
+    lows = [each.low for each in results]
+    of_null = _shares(lows, _lows(options, records, NULL.label, repeats))
+    without_log = case.partition("-")[0]
+    of_flush = _shares(lows, _lows(options, records, without_log, repeats))
     tight = [split(votes(records, case, repeat, tight=True)) for repeat in repeats]
-    capacity = _range([each.low for each in results])
+    capacity = _range(lows)
     per_percent = PROFILES[options.profile].requests_per_s / 100.0
     at_knee = _at_knee(own, results)
     last = at_knee[-1] if at_knee else None
@@ -115,7 +122,7 @@ def _finding(options: Options, records: Sequence[Record], case: str) -> Finding:
         tight=_range([low for low, _ in tight]),
         tight_unstable_from=_range([high for _, high in tight]),
         requests_per_s=None if capacity.median is None else capacity.median * per_percent,
-        of_null=statistics.median(shares) if shares else None,
+        of_null=of_null.median,
         points=[point for rate in POINTS if (point := _point(own, rate)) is not None],
         cpu_us_per_request=mean_of([one.cpu_us_per_request for one in at_knee]),
         staleness_ms=_staleness_ms([one.staleness_ms for one in at_knee]),
@@ -123,7 +130,22 @@ def _finding(options: Options, records: Sequence[Record], case: str) -> Finding:
         changes_per_flush=_median([one.changes_per_flush for one in at_knee]),
         limit=None if last is None else bottleneck(case, _knee(options, case, at_knee)),
         log=None if last is None else last.log,
+        of_null_range=of_null,
+        of_flush=NO_RANGE if without_log == case else of_flush,
     )
+
+
+def _lows(
+    options: Options, records: Sequence[Record], case: str, repeats: Sequence[int]
+) -> list[float | None]:
+    """The largest stable rate of a case in each repeat."""
+    return [result_of(options, records, case, repeat).low for repeat in repeats]
+
+
+def _shares(parts: Sequence[float | None], wholes: Sequence[float | None]) -> Range:
+    """One divided by the other, where both are known."""
+    pairs = zip(parts, wholes, strict=True)
+    return _range([part / whole if part and whole else None for part, whole in pairs])
 
 
 def result_of(options: Options, records: Sequence[Record], case: str, repeat: int) -> Capacity:
@@ -193,7 +215,7 @@ def _staleness_ms(trials: Sequence[Mapping[str, Staleness]]) -> dict[str, Stalen
 def _range(values: Sequence[float | None]) -> Range:
     known = [value for value in values if value is not None]
     if not known:
-        return Range(None, None, None)
+        return NO_RANGE
     return Range(statistics.median(known), min(known), max(known))
 
 

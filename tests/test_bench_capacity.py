@@ -27,7 +27,7 @@ from msgspec.structs import replace
 from bench import capacity_cli, evenness, records, trials
 from bench.capacity import LAYOUT, Options, Task, mode_of, next_task, search_s
 from bench.capacity_cli import main, read_options
-from bench.capacity_report import log_lines, point_table
+from bench.capacity_report import capacity_table, log_lines, point_table
 from bench.findings import found
 from bench.report import Printer
 from bench.trials import LogWrites, Record
@@ -184,6 +184,25 @@ def test_a_log_is_told_of_where_there_is_one(tmp_path: Path) -> None:
     assert "1,500 times/s" in line
     assert "12.3 records" in line
     assert log_lines(found(options, [a_trial(case="v3-wal")]).cases) == []
+
+
+def test_shares_compare_what_was_measured_in_the_same_repeat() -> None:
+    rates = {"null": (1000.0, 500.0), "v3": (800.0, 450.0), "v3-wal": (600.0, 405.0)}
+    options = Options(["v3", "v3-wal"], "quick", "average", 1, {}, 2)
+    findings = found(
+        options,
+        [
+            a_trial(case=case, repeat=repeat, rate=rate)
+            for case, both in rates.items()
+            for repeat, rate in enumerate(both, start=1)
+        ],
+    )
+    v3, logged, null = capacity_table(findings.every)[2:]
+    assert "85 % (80–90)" in v3
+    assert "70 % (60–81)" in logged
+    assert "100 %" in null
+    [line] = log_lines(findings.cases)
+    assert "v3-wal has 82 % (75–90) of the capacity without a log" in line
 
 
 # ---- where a run stands follows from its trials ----
