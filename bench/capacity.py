@@ -313,7 +313,7 @@ class Run:
             return
         self._made.close()  # nothing else may be at work
         self._bed = None
-        cores = sorted(set(self.options.pins.values())) or [None]
+        cores: list[int | None] = [*sorted(set(self.options.pins.values()))] or [None]
         self._show("the machine by itself")
         seen = evenness.measured(repeat, cores, mode_of(self.options).duration_s)
         evenness.write(self.directory, seen)

@@ -120,13 +120,8 @@ def read(directory: Path) -> list[Evenness]:
 
     Raises HarnessError when it cannot be read.
     """
-    if not (directory / FILE).exists():
-        return []
-    try:
-        lines = (directory / FILE).read_bytes().splitlines()
-        return [msgspec.json.decode(line, type=Evenness) for line in lines]
-    except (OSError, msgspec.MsgspecError) as error:
-        raise HarnessError(f"{directory / FILE}: cannot be read: {error}") from None
+    file = directory / FILE
+    return records.lines_of(file, Evenness) if file.exists() else []
 
 
 def write(directory: Path, seen: Sequence[Evenness]) -> None:

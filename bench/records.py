@@ -192,11 +192,16 @@ def read_lines(
 ) -> list[T]:
     """The records of a run, one in a line. Raises HarnessError when it is none, or not whole."""
     read_options(directory, layout, options)
+    return lines_of(directory / file, kind)
+
+
+def lines_of(file: Path, kind: type[T]) -> list[T]:
+    """The records of a file, one in a line. Raises HarnessError when it cannot be read."""
     try:
-        lines = (directory / file).read_bytes().splitlines()
+        lines = file.read_bytes().splitlines()
         return [msgspec.json.decode(line, type=kind) for line in lines]
     except (OSError, msgspec.MsgspecError) as error:
-        raise HarnessError(f"{directory / file}: cannot be read: {error}") from None
+        raise HarnessError(f"{file}: cannot be read: {error}") from None
 
 
 def read_json(file: Path, kind: type[T]) -> T:

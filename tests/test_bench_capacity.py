@@ -395,8 +395,9 @@ def completed(directory: Path) -> None:
     assert meta["command"] == command
     assert {one.name for one in after} == {file.stem for file in (directory / "samples").iterdir()}
     assert not list(directory.rglob("*.part"))
-    looked = [(each.repeat, each.core) for each in evenness.read(directory)]
-    assert looked == [(1, core) for core in sorted(set(asked.pins.values())) or [None]]
+    looked = evenness.read(directory)
+    assert [each.repeat for each in looked] == [1] * max(1, len(set(asked.pins.values())))
+    assert {each.core for each in looked} - {None} == set(asked.pins.values())
     assert "This machine by itself" in (directory / "report.md").read_text()
     summary = json.loads((directory / "summary.json").read_text())
     shown = [*summary["cases"], *([summary["null"]] if summary["null"] else [])]
