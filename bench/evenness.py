@@ -25,7 +25,7 @@ from bench.service import ROOT, child
 FILE = "machine.jsonl"
 TENTH_S = 0.1
 SLOW_BELOW_PERCENT = 85
-_TURNS_A_ROUND = 50  # some microseconds
+_TURNS_A_ROUND = 50  # about a microsecond
 
 
 class Rounds(msgspec.Struct, frozen=True):
