@@ -11,8 +11,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from signal import SIGKILL
 
@@ -80,39 +80,39 @@ def evenness(repeat: int, core: int | None, rounds: Rounds) -> Evenness:
 def measured(repeat: int, cores: Sequence[int | None], duration_s: float) -> list[Evenness]:
     """All of these cores at once. Raises HarnessError when a loop does not end as it should."""
     with ExitStack() as stack:
-        loops = [stack.enter_context(_Loop(core, duration_s)) for core in cores]
-        return [evenness(repeat, loop.core, loop.rounds()) for loop in loops]
+        loops = [stack.enter_context(_loop(core, duration_s)) for core in cores]
+        return [
+            evenness(repeat, core, _counted(loop, core))
+            for core, loop in zip(cores, loops, strict=True)
+        ]
 
 
-class _Loop:
+@contextmanager
+def _loop(core: int | None, duration_s: float) -> Iterator[subprocess.Popen[bytes]]:
     """The loop at work in a process of its own."""
-
-    def __init__(self, core: int | None, duration_s: float) -> None:
-        self.core = core
-        self._process = child(
-            [sys.executable, "-m", __name__, "any" if core is None else str(core), f"{duration_s}"],
-            SIGKILL,
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            # A Ctrl-C in the terminal is for the harness.
-            start_new_session=True,
-        )
-
-    def __enter__(self) -> "_Loop":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._process:
-            self._process.kill()
-
-    def rounds(self) -> Rounds:
-        """What it has counted, when it has ended."""
-        assert self._process.stdout
+    process = child(
+        [sys.executable, "-m", __name__, "any" if core is None else str(core), f"{duration_s}"],
+        SIGKILL,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        # A Ctrl-C in the terminal is for the harness.
+        start_new_session=True,
+    )
+    with process:
         try:
-            return msgspec.json.decode(self._process.stdout.read(), type=Rounds)
-        except msgspec.MsgspecError as error:
-            raise HarnessError(f"the loop on core {self.core} said nothing: {error}") from None
+            yield process
+        finally:
+            process.kill()
+
+
+def _counted(loop: subprocess.Popen[bytes], core: int | None) -> Rounds:
+    """What it says when it has ended."""
+    assert loop.stdout
+    try:
+        return msgspec.json.decode(loop.stdout.read(), type=Rounds)
+    except msgspec.MsgspecError as error:
+        raise HarnessError(f"the loop on core {core} said nothing: {error}") from None
 
 
 def read(directory: Path) -> list[Evenness]:

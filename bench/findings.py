@@ -105,7 +105,9 @@ def _finding(options: Options, records: Sequence[Record], case: str) -> Finding:
     lows = [each.low for each in results]
     of_null = _shares(lows, _lows(options, records, NULL.label, repeats))
     without_log = case.partition("-")[0]
-    of_flush = _shares(lows, _lows(options, records, without_log, repeats))
+    of_flush = NO_RANGE
+    if without_log != case:
+        of_flush = _shares(lows, _lows(options, records, without_log, repeats))
     tight = [split(votes(records, case, repeat, tight=True)) for repeat in repeats]
     capacity = _range(lows)
     per_percent = PROFILES[options.profile].requests_per_s / 100.0
@@ -131,7 +133,7 @@ def _finding(options: Options, records: Sequence[Record], case: str) -> Finding:
         limit=None if last is None else bottleneck(case, _knee(options, case, at_knee)),
         log=None if last is None else last.log,
         of_null_range=of_null,
-        of_flush=NO_RANGE if without_log == case else of_flush,
+        of_flush=of_flush,
     )
 
 

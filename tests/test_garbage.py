@@ -5,6 +5,8 @@ That is why it may look at young objects only (``common/server.py``).
 
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from client import HOST, PATIENCE_S, Broker, Service, order_body
 from conftest import StartService
 
 FEW, MANY = 20, 120
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def left_by(service: Service, rounds: int) -> int:
@@ -73,3 +76,19 @@ def test_nor_is_it_where_replies_wait_for_a_log(
             EXCHANGE_WAL_DIR=str(new_place() / "wal"),
         )
     )
+
+
+def test_what_the_collector_has_looked_at_it_leaves_alone() -> None:
+    program = """
+import gc
+from common.server import YOUNG_OBJECTS, spare_the_collector
+spare_the_collector()
+before, lists = gc.get_freeze_count(), [[] for _ in range(20 * YOUNG_OBJECTS)]
+print(gc.get_freeze_count() - before, len(gc.get_objects()), YOUNG_OBJECTS)
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True
+    )
+    frozen, looked_at_again, young = map(int, said.stdout.split())
+    assert frozen >= 18 * young
+    assert looked_at_again <= 2 * young
