@@ -19,8 +19,9 @@ LATE_BEATS, LATEST_BEATS = 3, 5
 # is twice as long.
 FAR_TOO_LATE_S = 0.1
 # Who is behind refuses what may have waited longer than this, and counts as behind until it has
-# refused nobody for a while.
-WAIT_MAX_S = 0.030
+# refused nobody for a while. It is well above two beats, since what comes between them may have
+# waited as long as that also where nothing waits: at 20 ms a service stays behind for ever.
+WAIT_MAX_S = 0.025
 CALM_S = 1.0
 
 

@@ -70,6 +70,13 @@ def test_who_is_behind_refuses_what_may_have_waited_too_long(
     assert overload.admits(now_s) == (now_s - began_s < WAIT_MAX_S)
 
 
+@given(st.floats(BEAT_S, 1.2 * BEAT_S), st.floats(BEAT_S, 1.2 * BEAT_S))
+def test_who_comes_round_in_time_again_refuses_nobody(before_s: float, after_s: float) -> None:
+    overload, now_s = beaten([TOO_LATE_S] * LATE_BEATS + [before_s])
+    assert overload.is_behind
+    assert overload.admits(now_s + after_s)
+
+
 def test_who_has_refused_nobody_for_a_while_is_no_longer_behind() -> None:
     overload, now_s = beaten([TOO_LATE_S] * LATE_BEATS)
     refused_s = now_s + CALM_S / 2
