@@ -12,6 +12,7 @@ import time
 
 from common.model import Order
 
+ID_BYTES = 16
 FILL_BITS = 32
 ID_MAX = (1 << 128) - 1
 RANDOM_BITS = 30

@@ -81,7 +81,7 @@ def bench_encode(benchmark: Benchmark, size: int) -> None:
         for column in ("price", "remaining_quantity"):
             values = [getattr(order, column) for order in changes.created.values()]
             texts = ["NULL" if value is None else str(value) for value in values]
-            assert written[column] == f"{{{','.join(texts)}}}"
+            assert written[column] == f"{{{', '.join(texts)}}}"
 
     name(benchmark, "flush", "encode", size)
     with as_in_service():

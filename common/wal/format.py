@@ -23,6 +23,7 @@ from zlib import crc32
 import msgspec
 from msgspec import Struct
 
+from common.ids import ID_BYTES
 from common.model import NewOrder, Order, OrderType, Side
 
 SEGMENT_MAGIC = b"MSELOG1\n"
@@ -35,7 +36,6 @@ BATCH_HEAD_BYTES = _BATCH.size + _CHECKSUM.size
 # No record is longer: texts have at most 32 characters of 4 bytes and an id of 64 bytes, and the
 # rest is numbers.
 RECORD_MAX_BYTES = 370
-_ID_BYTES = 16
 
 
 class Submission(Struct, frozen=True, array_like=True, tag="order", gc=False):
@@ -113,8 +113,8 @@ def submission(order: Order) -> Submission:
     return Submission(
         order.sequence,
         order.created_at_us,
-        order.id.to_bytes(_ID_BYTES),
-        order.broker_id.to_bytes(_ID_BYTES),
+        order.id.to_bytes(ID_BYTES),
+        order.broker_id.to_bytes(ID_BYTES),
         order.document_number,
         order.side,
         order.order_type,
@@ -128,7 +128,7 @@ def submission(order: Order) -> Submission:
 
 def cancellation(sequence: int, now_us: int, order_id: int) -> Cancellation:
     """The record of a cancel."""
-    return Cancellation(sequence, now_us, order_id.to_bytes(_ID_BYTES))
+    return Cancellation(sequence, now_us, order_id.to_bytes(ID_BYTES))
 
 
 def header(exchange: bytes, after_sequence: int, chain: int) -> tuple[bytes, int]:
