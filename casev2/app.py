@@ -13,6 +13,7 @@ from common.loading import (
     load_exchange_id,
     load_retries,
 )
+from common.orders import OrdersById
 from common.retries import Retries
 from common.sequencer import Sequencer
 from common.settings import Settings
@@ -55,17 +56,19 @@ async def open_exchange(settings: Settings, database_url: str) -> AsyncIterator[
     ):
         brokers = await load_brokers(database)
         engine = await load_engine(database)
+        open_orders = OrdersById(engine.resting())
         retries = Retries(
             window_us=settings.retry_window_s * 1_000_000, count_max=settings.retry_max
         )
         sequencer = Sequencer(await load_clock(database), writer.sequence, wal)
-        await load_retries(database, retries, engine, sequencer.now_us() - retries.window_us)
+        await load_retries(database, retries, open_orders, sequencer.now_us() - retries.window_us)
         exchange = Exchange(
             database=database,
             webhooks=webhooks,
             brokers=brokers,
             sequencer=sequencer,
             engine=engine,
+            open_orders=open_orders,
             retries=retries,
             writer=writer,
         )
@@ -78,7 +81,7 @@ async def open_exchange(settings: Settings, database_url: str) -> AsyncIterator[
         log.info(
             "loaded %d brokers, %d open orders in %.3f s; data reaches sequence %d",
             len(brokers.by_id),
-            len(engine.open_orders),
+            engine.open_count,
             time.monotonic() - started_s,
             writer.sequence,
         )

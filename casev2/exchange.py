@@ -25,6 +25,7 @@ from common.model import (
     Receipt,
     Registration,
 )
+from common.orders import OrdersById
 from common.retries import Retries, replayed
 from common.sequencer import Sequencer
 from common.settling import Settling
@@ -45,6 +46,7 @@ class Exchange:
         brokers: Brokers,
         sequencer: Sequencer,
         engine: Engine,
+        open_orders: OrdersById,
         retries: Retries,
         writer: Writer,
     ) -> None:
@@ -53,6 +55,7 @@ class Exchange:
         self._brokers = brokers
         self._sequencer = sequencer
         self._engine = engine
+        self._open_orders = open_orders
         self._retries = retries
         self._writer = writer
 
@@ -84,7 +87,7 @@ class Exchange:
     async def cancel(self, key_hash: bytes, order_id: int) -> None:
         broker = self._brokers.of(key_hash)
         now_us = self._expire()
-        order = self._engine.open_orders.get(order_id)
+        order = self._open_orders.get(order_id)
         owner_id = order.broker_id if order else await self._stored_owner(order_id)
         if owner_id is not None and owner_id != broker.id:
             raise Forbidden("the order belongs to another broker")
@@ -137,7 +140,7 @@ class Exchange:
             {
                 "brokers": len(self._brokers.by_id),
                 "books": len(self._engine.books),
-                "open_orders": len(self._engine.open_orders),
+                "open_orders": len(self._open_orders),
                 "client_order_ids": len(self._retries),
                 **self._writer.figures(),
                 **self._sequencer.figures(),
@@ -156,27 +159,34 @@ class Exchange:
             self._writer.forget()
             self._brokers.clear()
             self._engine.clear()
+            self._open_orders.clear()
             self._retries.clear()
             await self._sequencer.restart()
 
     def replay(self, record: Record) -> None:
-        """Do again what was accepted before a crash. Raises KeyError for an unknown order."""
+        """Do again what was accepted before a crash. Raises KeyError if the order is not open."""
         self._expire_by(record.now_us)
         self._sequencer.repeat(record.sequence, record.now_us)
         if isinstance(record, Submission):
             self._match(record.order())
         else:
-            order = self._engine.open_orders[int.from_bytes(record.order_id)]
+            order = self._open_orders[int.from_bytes(record.order_id)]
             self._close(order, record.sequence, record.now_us)
 
     def _match(self, order: Order) -> None:
         self._retries.add(order)
         trades, makers = self._engine.submit(order)
+        if order.is_open:
+            self._open_orders[order.id] = order
+        for maker in makers:
+            if not maker.is_open:
+                del self._open_orders[maker.id]
         messages = notices(self._brokers.webhook_urls, order, trades, makers)
         self._writer.record(order.sequence, order, trades, makers, messages)
 
     def _close(self, order: Order, sequence: int, now_us: int) -> None:
         self._engine.cancel(order, now_us)
+        del self._open_orders[order.id]
         self._writer.record_closed(sequence, [order])
 
     def _expire(self) -> int:
@@ -188,6 +198,8 @@ class Exchange:
     def _expire_by(self, now_us: int) -> None:
         ended = self._engine.expire(now_us)
         if ended:
+            for order in ended:
+                del self._open_orders[order.id]
             self._writer.record_closed(self._sequencer.sequence, ended)
 
     async def _stored_owner(self, order_id: int) -> int | None:

@@ -65,7 +65,7 @@ async def open_exchange(settings: Settings, database_url: str) -> AsyncIterator[
             window_us=settings.retry_window_s * 1_000_000, count_max=settings.retry_max
         )
         sequencer = Sequencer(await load_clock(database), writer.sequence, wal)
-        await load_retries(database, retries, engine, sequencer.now_us() - retries.window_us)
+        await load_retries(database, retries, ledger.orders, sequencer.now_us() - retries.window_us)
         exchange = Exchange(
             database=database,
             webhooks=webhooks,
@@ -86,7 +86,7 @@ async def open_exchange(settings: Settings, database_url: str) -> AsyncIterator[
         log.info(
             "loaded %d brokers, %d open orders, %d balances in %.3f s; data reaches sequence %d",
             len(brokers.by_id),
-            len(engine.open_orders),
+            engine.open_count,
             len(ledger.balances),
             time.monotonic() - started_s,
             writer.sequence,

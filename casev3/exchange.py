@@ -157,7 +157,7 @@ class Exchange:
             {
                 "brokers": len(self._brokers.by_id),
                 "books": len(self._engine.books),
-                "open_orders": len(self._engine.open_orders),
+                "open_orders": self._engine.open_count,
                 "client_order_ids": len(self._retries),
                 "orders_in_memory": len(self._ledger.orders),
                 "trades": self._ledger.trade_count,
@@ -181,13 +181,15 @@ class Exchange:
             await self._sequencer.restart()
 
     def replay(self, record: Record) -> None:
-        """Do again what was accepted before a crash. Raises KeyError for an unknown order."""
+        """Do again what was accepted before a crash. Raises KeyError if the order is not open."""
         self._expire_by(record.now_us)
         self._sequencer.repeat(record.sequence, record.now_us)
         if isinstance(record, Submission):
             self._match(record.order())
         else:
-            order = self._engine.open_orders[int.from_bytes(record.order_id)]
+            order = self._ledger.orders[int.from_bytes(record.order_id)]
+            if not order.is_open:
+                raise KeyError(order.id)
             self._close(order, record.sequence, record.now_us)
 
     def _match(self, order: Order) -> None:

@@ -167,6 +167,11 @@ class Book:
         """Where the order rests, and where its makers do if it is a taker."""
         return (self.bids, self.asks) if order.side is _BID else (self.asks, self.bids)
 
+    def orders(self) -> Iterator[Order]:
+        """All orders, bids before asks, each side in priority."""
+        yield from self.bids.orders()
+        yield from self.asks.orders()
+
     def is_empty(self) -> bool:
         return not self.bids.levels and not self.asks.levels
 

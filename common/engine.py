@@ -6,14 +6,13 @@ An order closes as expired at its ``valid_until`` exactly, no matter when that i
 reading at any moment changes nothing either.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from common.book import NO_RANK, Book, BookSide
 from common.expiry import ExpiryWheel, due
 from common.matching import close, close_what_may_not_rest, cross, execute
 from common.model import CloseReason, Order, Trade
-from common.orders import PARTS, OrdersById
 
 # Globals are read at once; before Python 3.12 a member of an enum is found by code.
 _CANCELLED, _EXPIRED = CloseReason.CANCELLED, CloseReason.EXPIRED
@@ -30,11 +29,11 @@ NO_TRADES = Execution((), ())
 
 
 class Engine:
-    """All books, and every open order by its id."""
+    """All books, and when what rests in them ends. Who looks for an order by its id keeps it."""
 
     def __init__(self) -> None:
         self.books: dict[str, Book] = {}
-        self.open_orders = OrdersById()
+        self.open_count = 0
         self._expiry = ExpiryWheel()
 
     def submit(self, order: Order) -> Execution:
@@ -69,8 +68,7 @@ class Engine:
 
     def _enter(self, side: BookSide, order: Order) -> None:
         side.insert(order)
-        order_id = order.id
-        self.open_orders.parts[order_id % PARTS][order_id] = order
+        self.open_count += 1
         self._expiry.add(order)
 
     def cancel(self, order: Order, now_us: int) -> None:
@@ -95,19 +93,22 @@ class Engine:
     def clear(self) -> None:
         """Forget every order."""
         self.books.clear()
-        self.open_orders.clear()
+        self.open_count = 0
         self._expiry = ExpiryWheel()
+
+    def resting(self) -> Iterator[Order]:
+        """Every open order, book by book."""
+        for book in self.books.values():
+            yield from book.orders()
 
     def check(self) -> None:
         """Raise AssertionError when an invariant does not hold. O(open orders)."""
-        resting: dict[int, Order] = {}
         for symbol, book in self.books.items():
             book.check()
             assert not book.is_empty(), "a book without orders is dropped"
-            for order in (*book.bids.orders(), *book.asks.orders()):
-                assert order.symbol == symbol
-                resting[order.id] = order
-        assert resting == self.open_orders, "every open order rests, and nothing else"
+            assert all(order.symbol == symbol for order in book.orders())
+        ids = {order.id for order in self.resting()}
+        assert len(ids) == self.open_count, "every open order rests, once, and nothing else"
 
     def _trade(self, taker: Order, side: BookSide) -> Execution:
         """Fill the taker from a side of which at least one order is within its limit."""
@@ -123,8 +124,7 @@ class Engine:
 
     def _take_out(self, order: Order, quantity: int) -> None:
         """Remove a closed order, of which ``quantity`` was still counted in its level."""
-        order_id = order.id
-        del self.open_orders.parts[order_id % PARTS][order_id]
+        self.open_count -= 1
         book = self.books[order.symbol]
         side, _ = book.sides(order)
         side.remove(order, quantity)

@@ -1,5 +1,7 @@
 """What a start reads from the database, so that memory is again as it was."""
 
+from collections.abc import Mapping
+from operator import attrgetter
 from uuid import UUID
 
 from common import queries
@@ -49,19 +51,21 @@ async def load_engine(database: Database) -> Engine:
     return engine
 
 
-async def load_retries(database: Database, retries: Retries, engine: Engine, since_us: int) -> None:
-    """The orders since then that can be sent again; those that are open are the engine's."""
+async def load_retries(
+    database: Database, retries: Retries, kept: Mapping[int, Order], since_us: int
+) -> None:
+    """The orders since then that can be sent again; those that are ``kept`` by id stay the same."""
     for row in await database.rows(queries.CLIENT_ORDERS_SINCE, {"since": to_datetime(since_us)}):
         stored = queries.earlier_order_of(row)
-        order = engine.open_orders.get(stored.id, stored)
+        order = kept.get(stored.id, stored)
         order.client_order_id = row[-1]
         retries.add(order)
 
 
 async def load_ledger(database: Database, ledger: Ledger, engine: Engine) -> None:
     """The open orders, all balances, the last trade prices of each symbol."""
-    for order_id in sorted(engine.open_orders):
-        ledger.add(engine.open_orders[order_id])
+    for order in sorted(engine.resting(), key=attrgetter("id")):
+        ledger.add(order)
     for broker_id, cash in await database.rows(queries.BROKER_BALANCES):
         ledger.balances[broker_id.int] = int(cash)
     for symbol, price in await database.rows(queries.RECENT_PRICES):

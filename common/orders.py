@@ -1,6 +1,6 @@
 """Orders by their ids, in a mapping that never stops to make itself larger."""
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from typing import TypeVar, overload
 
 from common.model import Order
@@ -22,8 +22,10 @@ class OrdersById(MutableMapping[int, Order]):
 
     __slots__ = ("parts",)
 
-    def __init__(self) -> None:
+    def __init__(self, orders: Iterable[Order] = ()) -> None:
         self.parts: list[dict[int, Order]] = [{} for _ in range(PARTS)]
+        for order in orders:
+            self[order.id] = order
 
     def __getitem__(self, order_id: int) -> Order:
         return self.parts[order_id % PARTS][order_id]

@@ -351,7 +351,7 @@ def test_a_start_that_forgets_an_order_is_noticed(
 ) -> None:
     async def forgetful(database: Database) -> Engine:
         engine = await load_engine(database)
-        engine.cancel(next(iter(engine.open_orders.values())), 0)
+        engine.cancel(next(engine.resting()), 0)
         return engine
 
     bench_startup.bench_startup(Rounds(), 1000, database_url, runner)

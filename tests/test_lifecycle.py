@@ -422,6 +422,27 @@ def test_a_second_service_on_one_database_is_refused(
 
 
 @in_memory
+def test_of_the_open_orders_none_is_forgotten_and_none_kept_too_long(
+    start_service: StartService,
+) -> None:
+    service = start_service()
+    brokers = populate(service)
+    brokers[2].place("ask", 5, 300, valid_until=in_seconds(0.3))
+
+    def shown() -> list[tuple[Broker, str]]:
+        return [(each, order["id"]) for each in brokers for order in each.listed("status=open")]
+
+    def counted() -> int:
+        return int(service.health()["open_orders"])
+
+    eventually(lambda: brokers[2].listed("status=closed")[0]["close_reason"] == "expired")
+    eventually(lambda: len(shown()) == counted() > 0)
+    for broker, order_id in shown():
+        assert broker.cancel(order_id).status == 204
+    assert counted() == 0
+
+
+@in_memory
 @pytest.mark.parametrize(
     ("settings", "kept"),
     [

@@ -526,13 +526,17 @@ commands = st.lists(
 )
 
 
+def open_orders(engine: Engine) -> dict[int, Order]:
+    return {order.id: order for order in engine.resting()}
+
+
 def carry_out(engine: Engine, record: Record) -> list[tuple[int, int, int]]:
     """What a record does: its trades."""
     engine.expire(record.now_us)
     if isinstance(record, Submission):
         trades = engine.submit(record.order()).trades
         return [(trade.id, trade.price, trade.quantity) for trade in trades]
-    engine.cancel(engine.open_orders[int.from_bytes(record.order_id)], record.now_us)
+    engine.cancel(open_orders(engine)[int.from_bytes(record.order_id)], record.now_us)
     return []
 
 
@@ -545,8 +549,8 @@ def test_the_log_gives_the_books_and_the_trades_again(
 
     async def trade(wal: WriteAheadLog) -> None:
         for sequence, (command, side, price, quantity) in enumerate(given_commands, start=1):
-            if command == "cancel" and engine.open_orders:
-                order_id = list(engine.open_orders)[quantity % len(engine.open_orders)]
+            if command == "cancel" and engine.open_count:
+                order_id = list(open_orders(engine))[quantity % engine.open_count]
                 wal.cancelled(sequence, NOW_US + sequence, order_id)
                 record: Record = format.cancellation(sequence, NOW_US + sequence, order_id)
             else:
@@ -561,8 +565,8 @@ def test_the_log_gives_the_books_and_the_trades_again(
     records, _ = recover(disk, EXCHANGE, 0)
     assert [trade for record in records for trade in carry_out(again, record)] == trades
     again.check()
-    assert [(each.id, each.remaining_quantity) for each in again.open_orders.values()] == [
-        (each.id, each.remaining_quantity) for each in engine.open_orders.values()
+    assert [(each.id, each.remaining_quantity) for each in again.resting()] == [
+        (each.id, each.remaining_quantity) for each in engine.resting()
     ]
 
 

@@ -91,7 +91,7 @@ def test_who_waits_for_an_order_waits_for_its_last_change(new_database: NewDatab
     async def run() -> UUID:
         async with asyncio.timeout(PATIENCE_S), writer.opened():
             engine = recorded(writer)
-            first = next(iter(engine.open_orders.values()))
+            first = next(engine.resting())
             engine.cancel(first, first.created_at_us)
             writer.record_closed(writer.sequence, [first])
             waiting = asyncio.create_task(writer.until_stored(first.id))

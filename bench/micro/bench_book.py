@@ -32,7 +32,7 @@ def bench_insert(benchmark: Benchmark, books: Books) -> None:
             engine.submit(order)
 
     def check(orders: list[Order]) -> None:
-        assert len(engine.open_orders) == books.size * len(books.symbols) + OPERATIONS
+        assert engine.open_count == books.size * len(books.symbols) + OPERATIONS
         for order in reversed(orders):
             side, _ = engine.books[order.symbol].sides(order)
             level = side.levels[side.sign * price_of(order)]
@@ -48,11 +48,7 @@ def bench_insert(benchmark: Benchmark, books: Books) -> None:
 def bench_cancel(benchmark: Benchmark, books: Books) -> None:
     """A random resting order leaves."""
     engine = books.engine
-    resting = [
-        order
-        for book in engine.books.values()
-        for order in (*book.bids.orders(), *book.asks.orders())
-    ]
+    resting = list(engine.resting())
 
     def pick() -> dict[int, Order]:
         """By their places in ``resting``, from each book as many."""
@@ -68,10 +64,9 @@ def bench_cancel(benchmark: Benchmark, books: Books) -> None:
             engine.cancel(order, NOW_US)
 
     def check(picked: dict[int, Order]) -> None:
-        assert len(engine.open_orders) == len(resting) - OPERATIONS
+        assert engine.open_count == len(resting) - OPERATIONS
         for place, order in picked.items():
             assert order.close_reason is CloseReason.CANCELLED
-            assert order.id not in engine.open_orders
             resting[place] = books.again(order)
             engine.rest(resting[place])
 

@@ -79,7 +79,7 @@ def stretch(seed: int, resting: int) -> Stretch:
         passive = resting - seeds // len(place.symbols)
         for order in resting_orders(symbol, base_price, passive, sequences):
             engine.rest(order)
-    coming = commands(place, tape, after=len(engine.open_orders))
+    coming = commands(place, tape, after=engine.open_count)
     for command in islice(coming, seeds):
         carry_out(engine, command)
     return Stretch(engine, list(islice(coming, COMMANDS)))
@@ -92,6 +92,7 @@ def check(done: Stretch) -> None:
     new = {each.order.id for each in done.commands if not each.cancels}
     assert done.changes.created.keys() == new
     touched = {**done.changes.created, **done.changes.changed}
+    resting = {order.id for order in done.engine.resting()}
     traded = Counter[int]()
     for trade in done.changes.trades:
         traded.update({trade.maker_order_id: trade.quantity})
@@ -99,5 +100,5 @@ def check(done: Stretch) -> None:
     assert traded.keys() <= touched.keys()
     for order_id, order in touched.items():
         assert order.quantity - order.remaining_quantity == traded[order_id]
-        assert order.is_open == (order_id in done.engine.open_orders)
+        assert order.is_open == (order_id in resting)
     assert all(not each.order.is_open for each in done.commands if each.cancels)

@@ -34,7 +34,7 @@ def bench_fills(benchmark: Benchmark, size: int) -> None:
 
     def check(takers: list[Order]) -> None:
         engine.check()
-        assert not engine.open_orders
+        assert not engine.open_count
         prices = [trade.price for taker in takers for trade in taker.trades]
         assert len(prices) == FILLS
         assert prices == sorted(prices), "best first"

@@ -34,7 +34,7 @@ def bench_memory(benchmark: Benchmark, size: int, keeper: str) -> None:
         in_use, _ = tracemalloc.get_traced_memory()
         benchmark.extra_info["bytes_per_order"] = in_use / size
         engine.check()
-        assert len(engine.open_orders) == size
+        assert engine.open_count == size
         assert len(ledger.orders) == (size if keeper == WITH_LEDGER else 0)
 
     name(benchmark, "memory", keeper, size)

@@ -41,8 +41,8 @@ def bench_startup(
     def check(loaded: list[Memory]) -> None:
         engine, ledger = loaded.pop()
         engine.check()
-        assert totals(engine.open_orders.values()) == stored
-        assert ledger.orders == engine.open_orders
+        assert totals(engine.resting()) == stored
+        assert ledger.orders == {order.id: order for order in engine.resting()}
 
     name(benchmark, "startup", "", size)
     # The first start meets a cold cache, which in a long one does not show.

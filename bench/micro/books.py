@@ -110,5 +110,5 @@ class Books:
     def check(self) -> None:
         """Raise AssertionError unless all is as it was at first. O(orders)."""
         self.engine.check()
-        assert len(self.engine.open_orders) == self.size * len(self.symbols)
-        assert all(order.remaining_quantity == LOT for order in self.engine.open_orders.values())
+        assert self.engine.open_count == self.size * len(self.symbols)
+        assert all(order.remaining_quantity == LOT for order in self.engine.resting())
