@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from common.database import Database
+from common.giving_up import give_up
 from common.ledger import Ledger
 from common.loading import (
     load_brokers,
@@ -91,5 +92,5 @@ async def open_exchange(settings: Settings, database_url: str) -> AsyncIterator[
             time.monotonic() - started_s,
             writer.sequence,
         )
-        async with writer.flushing(exchange.sweep, saved, settings.drain_s):
+        async with writer.flushing(exchange.sweep, saved, settings.drain_s, give_up):
             yield exchange

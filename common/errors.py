@@ -91,3 +91,7 @@ class Overloaded(Unavailable):
 
 class StartError(Exception):
     """The service cannot start. The message is one line that says what to do about it."""
+
+
+class Displaced(Exception):
+    """Another exchange has taken the database over, so nothing of this one can be stored."""

@@ -23,7 +23,7 @@ from common import queries
 from common.changes import Changes
 from common.channel import Channel, Question, statement_of
 from common.database import WRITER_LOCK, conninfo
-from common.errors import Overloaded, StartError, Unavailable
+from common.errors import Displaced, Overloaded, StartError, Unavailable
 from common.model import Order, Trade
 from common.postgres import one_line
 from common.waiting import within
@@ -129,19 +129,28 @@ class Writer:
         changes = self._gathering(sequence)
         changes.add(order, trades, makers)
         changes.notices.extend(notices)
+        self._cut()
 
     def record_closed(self, sequence: int, orders: Iterable[Order]) -> None:
         """Orders that were cancelled or have expired."""
         self._gathering(sequence).add_changed(orders)
+        self._cut()
 
     def _gathering(self, sequence: int) -> Changes:
         """The changes to add to, which wait from now on."""
-        if len(self._batch.changes) >= FLUSH_MAX:
-            self._make_ready()
         self.sequence = sequence
         if self._batch.since_s is None:
             self._batch.since_s = time.monotonic()
         return self._batch.changes
+
+    def _cut(self) -> None:
+        """Make ready what is much.
+
+        Only behind a command: the one that is being recorded has changed its orders already, and
+        some may be in the batch. Cut before it, the batch would hold half of what it did.
+        """
+        if len(self._batch.changes) >= FLUSH_MAX:
+            self._make_ready()
 
     async def until_stored(self, order_id: int) -> None:
         """Wait until all that is known of the order is in the database. Raises Unavailable."""
@@ -168,14 +177,23 @@ class Writer:
         before: Callable[[], Awaitable[None]],
         on_saved: Callable[[Flush], None],
         drain_s: float,
+        on_failure: Callable[[str, BaseException], object] = lambda what, error: None,
     ) -> AsyncIterator[None]:
         """Flush regularly, each time after ``before()`` and before ``on_saved(flush)``; at the end
         everything that is left.
 
-        Raises StartError with the number of changes left when that takes more than ``drain_s``.
+        ``on_failure`` is called with what is wrong as soon as nothing will be flushed any more; it
+        should end the process. Raises StartError with the number of changes left when the end takes
+        more than ``drain_s``.
         """
         self._stopping.clear()
         task = asyncio.create_task(self._run(before, on_saved))
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                on_failure("nothing can be flushed any more", error)
+
+        task.add_done_callback(ended)
         try:
             yield
         finally:
@@ -253,11 +271,11 @@ class Writer:
 
     async def _write_once(self, channel: Channel, flush: Flush, number: int) -> None:
         if self._failures:
-            _, stored = await _stored_state(channel)
-            if stored == number:
+            stored = await _stored_state(channel)
+            if stored == (flush.sequence, number):
                 return  # the commit came through, only its reply was lost
-            if stored != number - 1:
-                raise StartError("another exchange has written to this database meanwhile")
+            if stored != (self.flushed_sequence, number - 1):
+                raise Displaced("another exchange has written to this database meanwhile")
         state = {"sequence": flush.sequence, "number": number}
         await channel.finish(*flush.statements, (queries.WRITE_STATE, state))
 

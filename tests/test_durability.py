@@ -4,12 +4,13 @@ import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import Future
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
 from client import Broker, Reply, Service, eventually, in_seconds
 from conftest import StartService, execute
-from full_disk import FULL
+from faulty import BROKEN, BUG, FULL
 from test_lifecycle import (
     Acknowledged,
     assert_consistent,
@@ -208,13 +209,50 @@ def test_emptied_is_emptied_also_after_a_kill(logged: Logged) -> None:
     assert bob.detail(order_id)["status"] == "open"
 
 
+# ---- what ends the process ----
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [(BROKEN, "the log cannot be written"), (BUG, "nothing can be flushed any more")],
+)
+def test_who_cannot_keep_a_promise_any_longer_ends_and_has_kept_all_until_then(
+    logged: Logged, case: str, wal_dir: Path, fault: str, said: str
+) -> None:
+    service = logged(module="tests.faulty", TEST_CASE=case, **FLUSHING)
+    broker = service.register("Alice")
+    ids = [broker.place("ask", 5, 100) for _ in range(3)]
+    service.client.settle()
+    (wal_dir / fault).touch()
+
+    def ends() -> bool:
+        try:
+            reply = broker.order(side="ask", price=200)
+        except (OSError, HTTPException):
+            return True
+        ids.append(reply.json["order_id"])
+        return False
+
+    eventually(ends)
+    assert service.exit_code() == os.EX_IOERR
+    assert said in service.text()
+    (wal_dir / fault).unlink()
+    service = logged(service.database_url, **FLUSHING)
+    [broker] = again(service, [broker])
+    kept = [order["id"] for order in reversed(broker.listed())]
+    # One more may have reached the log or the database without a reply.
+    assert kept[: len(ids)] == ids
+    assert len(kept) <= len(ids) + 1
+    assert_consistent(service)
+
+
 # ---- a disk without room ----
 
 
 def test_on_a_full_disk_commands_are_refused_and_reads_go_on(
     logged: Logged, case: str, wal_dir: Path
 ) -> None:
-    service = logged(module="tests.full_disk", TEST_CASE=case, **FLUSHING)
+    service = logged(module="tests.faulty", TEST_CASE=case, **FLUSHING)
     broker = service.register("Alice")
     ids = [broker.place("ask", 5, 100)]
     (wal_dir / FULL).touch()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from uuid import UUID
 
 import psycopg
+import pytest
 import uvloop
 from conftest import NewDatabase
 from test_lifecycle import assert_tables_agree
@@ -13,6 +14,7 @@ from bench import traffic
 from bench.replay import Command, Outcome, carry_out, commands
 from common.database import prepare_schema
 from common.engine import Engine
+from common.errors import Displaced
 from common.writer import FLUSH_MAX, Flush, Writer
 
 AVERAGE = traffic.PROFILES["average"]
@@ -65,13 +67,14 @@ def test_what_has_gathered_is_written_in_pieces_that_each_fit_together(
 ) -> None:
     url = new_database()
     prepare_schema(url)
-    writer, sizes, reached = opened(url), list[int](), list[int]()
+    writer, sizes, reached, closed = opened(url), list[int](), list[int](), list[int]()
     with psycopg.connect(url, autocommit=True) as connection:
 
         def on_saved(flush: Flush) -> None:
             assert_tables_agree(lambda query: connection.execute(query).fetchall())
             sizes.append(len(flush.batch.changes))
             reached.append(writer.flushed_sequence)
+            closed.extend(order.id for order in flush.closed)
 
         flush_all(writer, on_saved)
         [(trades,)] = connection.execute("SELECT count(*) FROM trades").fetchall()
@@ -79,6 +82,7 @@ def test_what_has_gathered_is_written_in_pieces_that_each_fit_together(
     assert len(sizes) >= 5
     assert max(sizes) < 1.1 * FLUSH_MAX, "an order with all its trades is not torn apart"
     assert writer.pending() == 0
+    assert len(closed) == len(set(closed)), "an order closes once"
     assert reached == sorted(reached)
     assert reached[-1] == writer.sequence
 
@@ -104,3 +108,35 @@ def test_who_waits_for_an_order_waits_for_its_last_change(new_database: NewDatab
     with psycopg.connect(url) as connection:
         state = connection.execute("SELECT close_reason FROM orders WHERE id = %s", [cancelled])
         assert state.fetchall() == [("cancelled",)]
+
+
+def test_who_has_lost_the_database_to_another_exchange_says_so_and_tries_no_more(
+    new_database: NewDatabase,
+) -> None:
+    url = new_database()
+    prepare_schema(url)
+    writer, said = opened(url), list[str]()
+
+    async def run() -> None:
+        async with asyncio.timeout(PATIENCE_S), writer.opened():
+            recorded(writer)
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute("UPDATE exchange_state SET flush_number = flush_number + 1")
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            over = asyncio.Event()
+
+            def failed(what: str, error: BaseException) -> None:
+                said.append(f"{what}: {error}")
+                over.set()
+
+            async with writer.flushing(nothing, lambda _: None, PATIENCE_S, failed):
+                await over.wait()
+
+    with pytest.raises(Displaced):
+        uvloop.run(run())
+    assert said == [
+        "nothing can be flushed any more: another exchange has written to this database meanwhile"
+    ]

@@ -1,21 +1,20 @@
 """Opening the log of a case, as the settings ask for it, and doing again what it holds."""
 
 import logging
-import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Protocol
 from uuid import UUID
 
 from common.errors import StartError
+from common.giving_up import give_up
 from common.settings import Settings
 from common.wal.disk import Directory, locked
 from common.wal.format import Record
 from common.wal.log import Log, NoLog, WriteAheadLog
 from common.wal.recovery import Damaged, Foreign, recover
-
-EXIT_IO_ERROR = os.EX_IOERR
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +42,9 @@ async def open_log(
             records, end = recover(directory, exchange_id.bytes, stored_sequence)
         except (Damaged, OSError) as error:
             raise unusable(settings.wal_dir, error) from None
-        wal = WriteAheadLog(directory, exchange=exchange_id.bytes, end=end, on_failure=give_up)
+        # After a failed sync nobody knows what is on the disk; the next start finds out.
+        failed = partial(give_up, "the log cannot be written")
+        wal = WriteAheadLog(directory, exchange=exchange_id.bytes, end=end, on_failure=failed)
         async with AsyncExitStack() as running:
             try:
                 await running.enter_async_context(wal.opened())
@@ -94,12 +95,3 @@ def unusable(path: Path, error: Exception) -> StartError:
         )
     reason = error.strerror if isinstance(error, OSError) else None
     return StartError(f"EXCHANGE_WAL_DIR: the log in {path} cannot be used: {reason or error}")
-
-
-def give_up(error: Exception) -> NoReturn:
-    """End the process at once: after a failed sync nobody knows what is on the disk.
-
-    Nothing that waited for it is acknowledged; the next start finds out what was written.
-    """
-    log.critical("the log cannot be written (%s): the exchange ends", error)
-    os._exit(EXIT_IO_ERROR)

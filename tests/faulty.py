@@ -1,0 +1,55 @@
+"""A case whose log has short segments, and which breaks while there is a file in its directory:
+``full`` leaves no room for segments, with ``broken`` no write succeeds, with ``bug`` no flush does.
+
+It stands here because a test cannot do this to a disk. ``TEST_CASE=casev3 python -m tests.faulty``
+"""
+
+import errno
+import os
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+from common.server import main
+from common.wal import opening
+from common.wal.disk import Directory, SegmentFile
+from common.wal.log import WriteAheadLog
+from common.writer import Writer
+
+SEGMENT_BYTES = 4096
+FULL, BROKEN, BUG = "full", "broken", "bug"
+
+create, write, make_ready = Directory.create, SegmentFile.write, Writer._make_ready
+
+
+def there_is(fault: str) -> bool:
+    return (Path(os.environ["EXCHANGE_WAL_DIR"]) / fault).exists()
+
+
+def create_if_there_is_room(self: Directory, number: int, size: int) -> None:
+    if there_is(FULL):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    create(self, number, size)
+
+
+def write_if_it_works(self: SegmentFile, offset: int, data: bytes) -> None:
+    if there_is(BROKEN):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    write(self, offset, data)
+
+
+def make_ready_or_not(self: Writer) -> None:
+    if there_is(BUG):
+        raise KeyError("a bug")
+    make_ready(self)
+
+
+if __name__ == "__main__":
+    Directory.create = create_if_there_is_room  # type: ignore[method-assign]
+    SegmentFile.write = write_if_it_works  # type: ignore[method-assign]
+    Writer._make_ready = make_ready_or_not  # type: ignore[method-assign]
+    opening.WriteAheadLog = partial(  # type: ignore[attr-defined, assignment]
+        WriteAheadLog, segment_bytes=SEGMENT_BYTES
+    )
+    app = import_module(f"{os.environ['TEST_CASE']}.app")
+    main(app.open_exchange, stateless=app.STATELESS)
