@@ -27,6 +27,8 @@ class SimulatedDisk:
         self.failure: int | None = None
         # No room for one segment more.
         self.full = False
+        # The segment that cannot be removed.
+        self.locked: int | None = None
         self.writes: list[bytes] = []
         self._chance = chance or Random(1)
         self._crashes = crashes
@@ -54,6 +56,8 @@ class SimulatedDisk:
         return SimulatedFile(self, number)
 
     def remove(self, number: int) -> None:
+        if number == self.locked:
+            raise OSError(errno.EACCES, "permission denied")
         if self._change() or self._chance.random() < 0.5:
             del self.segments[number]
         self._check()

@@ -34,7 +34,7 @@ EXCHANGE = bytes(range(16))
 NOW_US = 1_700_000_000_000_000
 DAY_US = 86_400_000_000
 SMALL = 2_048
-NEW = End(0, 0, ())
+NEW = End(0, 0, (), 0)
 
 
 @pytest.fixture(
@@ -266,6 +266,67 @@ def test_a_log_goes_on_after_each_start() -> None:
         assert [record.sequence for record in records] == list(range(1, 3 * start + 1))
         use(disk, partial(write, sequences=range(3 * start + 1, 3 * start + 4)), end=end)
     assert found(disk) == list(range(1, 16))
+
+
+def test_starts_in_which_nothing_happens_leave_nothing_behind() -> None:
+    disk = SimulatedDisk()
+
+    async def nothing(wal: WriteAheadLog) -> None:
+        await wal.prepared()
+
+    use(disk, partial(write, sequences=[1]))
+    for _ in range(5):
+        use(disk, nothing, end=recover(disk, EXCHANGE, 0)[1])
+        assert disk.numbers() == [1, 2]
+    use(disk, partial(write, sequences=[2]), end=recover(disk, EXCHANGE, 0)[1])
+    assert found(disk) == [1, 2]
+
+
+def test_a_log_of_which_the_database_has_all_goes_on_with_the_next_number() -> None:
+    disk = SimulatedDisk()
+
+    async def store(wal: WriteAheadLog) -> None:
+        await wal.prepared()
+        wal.absorbed(1)
+
+    use(disk, partial(write, sequences=[1]))
+    use(disk, store, end=recover(disk, EXCHANGE, 1)[1])
+    assert disk.numbers() == [2]
+    use(disk, partial(write, sequences=[2]), end=recover(disk, EXCHANGE, 1)[1])
+    assert disk.numbers() == [2, 3]
+    assert found(disk, stored=1) == [2]
+
+
+def test_segments_go_in_their_order_so_that_no_crash_leaves_a_gap() -> None:
+    disk = SimulatedDisk()
+    numbers = fill_segments(disk)
+
+    async def store(wal: WriteAheadLog) -> None:
+        disk.locked = numbers[1]
+        wal.absorbed(100)
+        wal.absorbed(100)
+
+    use(disk, store, end=recover(disk, EXCHANGE, 100)[1])
+    assert disk.numbers()[0] == numbers[1]
+    disk.locked = None
+    _, end = recover(disk, EXCHANGE, 100)
+
+    async def store_again(wal: WriteAheadLog) -> None:
+        wal.absorbed(100)
+
+    use(disk, store_again, end=end)
+    assert len(disk.numbers()) == 1
+
+
+def fill_segments(disk: SimulatedDisk) -> list[int]:
+    """A hundred records in many segments; the numbers of these."""
+
+    async def many(wal: WriteAheadLog) -> None:
+        for sequence in range(1, 101):
+            await write(wal, [sequence])
+
+    use(disk, many)
+    return disk.numbers()
 
 
 def test_a_log_goes_on_behind_a_database_that_is_further() -> None:

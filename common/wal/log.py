@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import islice
 from queue import SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 from typing import NamedTuple, Protocol
 
 from common.errors import Unavailable
@@ -116,11 +116,13 @@ class Written(NamedTuple):
 
 
 class End(NamedTuple):
-    """Where a log ends: its last checksum and sequence number, and the segments up to there."""
+    """Where a log ends: its last checksum and sequence number, the segments up to there, and the
+    number after which the next one follows."""
 
     chain: int
     sequence: int
     written: Sequence[Written]
+    number: int
 
 
 class Job(NamedTuple):
@@ -158,7 +160,7 @@ class WriteAheadLog:
         self._size = segment_bytes
         # The present segment; none is begun before there is a record for it.
         self._file: File | None = None
-        self._number = end.written[-1].number if end.written else 0
+        self._number = end.number
         self._offset = segment_bytes
         self._last_sequence = end.sequence
         # One that was given up while it was being written.
@@ -172,7 +174,12 @@ class WriteAheadLog:
         # The one that is under way, if one is.
         self._write_under_way: Settling | None = None
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
-        self._removals: set[asyncio.Future[None]] = set()
+        # Segments that may go, oldest first, and what removes them.
+        self._absorbed: deque[int] = deque()
+        self._removal: asyncio.Future[None] | None = None
+        self._removing = Lock()
+        # The one that could not be removed: it is tried again after each flush, and told once.
+        self._stuck: int | None = None
         self._failed = False
         # When the latest records came, by the clock of the event loop.
         self._came_s: deque[float] = deque([-math.inf] * BUSY_RECORDS, maxlen=BUSY_RECORDS)
@@ -199,7 +206,8 @@ class WriteAheadLog:
             self._jobs.put(None)
             await asyncio.to_thread(thread.join)
             await self.prepared()
-            await asyncio.gather(*self._removals)
+            if self._removal is not None:
+                await self._removal
             for file in (self._file, self._next):
                 if file is not None:
                     file.close()
@@ -227,10 +235,9 @@ class WriteAheadLog:
 
     def absorbed(self, sequence: int) -> None:
         while self._written and self._written[0].last_sequence <= sequence:
-            number = self._written.popleft().number
-            removal = self._loop.run_in_executor(None, self._remove, number)
-            self._removals.add(removal)
-            removal.add_done_callback(self._removals.discard)
+            self._absorbed.append(self._written.popleft().number)
+        if self._absorbed and (self._removal is None or self._removal.done()):
+            self._removal = self._loop.run_in_executor(None, self._remove_absorbed)
 
     async def restart(self) -> None:
         """Deletes all segments at once, which stops the event loop for a moment."""
@@ -239,9 +246,9 @@ class WriteAheadLog:
         ended.end()
         if self._file is not None:
             self._written.append(Written(self._number, 0))
-        for segment in self._written:
-            self._remove(segment.number)
+        self._absorbed.extend(segment.number for segment in self._written)
         self._written.clear()
+        self._remove_absorbed()
         if self._write_under_way is None:
             self._close()
         else:
@@ -387,11 +394,24 @@ class WriteAheadLog:
         self._disk.create(number, self._size)
         return self._disk.open(number)
 
-    def _remove(self, number: int) -> None:
+    def _remove_absorbed(self) -> None:
+        """One after the other, so that no crash leaves a log with a segment missing."""
+        with self._removing:
+            while self._absorbed and self._remove(self._absorbed[0]):
+                self._absorbed.popleft()
+
+    def _remove(self, number: int) -> bool:
+        """Whether it is gone."""
         try:
             self._disk.remove(number)
+        except FileNotFoundError:
+            pass
         except OSError as error:
-            log.warning("segment %d of the log cannot be removed: %s", number, error.strerror)
+            if number != self._stuck:
+                log.warning("segment %d of the log cannot be removed: %s", number, error.strerror)
+            self._stuck = number
+            return False
+        return True
 
 
 def _carried_out(job: Job) -> tuple[float, Exception | None]:

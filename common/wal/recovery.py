@@ -141,5 +141,12 @@ def recover(disk: Disk, exchange: bytes, stored_sequence: int) -> tuple[list[Rec
         raise Damaged(
             f"it begins with record {first}, but the database reaches to {stored_sequence} only"
         )
-    written = [Written(each.number, each.last_sequence) for each in scan.segments]
-    return missing, End(scan.chain, max(scan.last_sequence, stored_sequence), written)
+    # Those at the end that were prepared and never begun are prepared anew, else each start would
+    # leave one more.
+    kept = list(scan.segments)
+    while kept and kept[-1].header is None:
+        kept.pop()
+    written = [Written(each.number, each.last_sequence) for each in kept]
+    number = scan.segments[0].number + len(kept) - 1 if scan.segments else 0
+    end = End(scan.chain, max(scan.last_sequence, stored_sequence), written, number)
+    return missing, end
