@@ -656,3 +656,29 @@ def test_a_server_that_ends_and_comes_back_is_caught_up_with(
     assert_kept(service, known)
     assert_consistent(service)
     service.stop()
+
+
+@pytest.mark.parametrize("crash", [False, True], ids=["stopped", "killed"])
+def test_who_commits_each_order_refuses_while_its_server_is_gone_and_comes_back(
+    mortal: EmbeddedPostgres, start_service: StartService, crash: bool
+) -> None:
+    execute(mortal.url, "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    service = start_service(mortal.url)
+    if "flushes" in service.health():
+        return  # it goes on, see above
+    brokers = [service.register(f"broker {number}") for number in range(3)]
+    with load(brokers) as clients:
+        eventually(grown(service, 50))
+        if crash:
+            os.kill(mortal.pid, signal.SIGKILL)
+        mortal.stop()
+        refused = brokers[0].order()
+        assert (refused.status, refused.json["code"]) == (503, "unavailable")
+        assert int(refused.headers["Retry-After"]) >= 1
+        mortal.start()
+        eventually(lambda: brokers[0].order().status == 201)
+    known = [client.result() for client in clients]
+    assert all(client.refused.keys() <= {503} for client in known)
+    assert_kept(service, known)
+    assert_consistent(service)
+    service.stop()
