@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from bench.cpu import POSTGRES
 
 EXHAUSTED_MIN = 0.70
+LEAST_SHARE = 0.001
 
 PYTHON, LOCKS, FLUSHES, READS, WRITES = (
     "Python CPU",
@@ -61,13 +62,14 @@ def mean_of(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def utilisations(knee: Knee) -> dict[str, float]:
     """Of each resource, between 0 and 1.
 
-    Of Python the service's CPU by what it may use; of database CPU all that runs on its cores, put
-    down to reads or writes by what its clients were at; of locks and log flushes the share of
-    clients that waited for them while at least one was busy all the time.
+    Of Python the service's CPU by what it may use; of database CPU what PostgreSQL used of what a
+    generator on its cores left it, put down to reads or writes by what its clients were at; of
+    locks and log flushes the share of clients that waited for them while at least one was busy all
+    the time.
     """
     postgres = sum(share for name, share in knee.cpu_share.items() if name.startswith(POSTGRES))
     beside = knee.cpu_share.get("generator", 0.0) if knee.shares_generator else 0.0
-    database = min(1.0, (postgres + beside) / knee.database_cores)
+    database = min(1.0, postgres / max(knee.database_cores - beside, postgres, LEAST_SHARE))
     # A client whose transaction waits for the service is not at the database.
     at_work = {name: n for name, n in knee.busy.items() if not name.endswith("Client:ClientRead")}
     clients = max(1.0, sum(at_work.values()))
@@ -106,13 +108,13 @@ def bottleneck(case: str, knee: Knee) -> Bottleneck:
 
 def _evidence(knee: Knee, used: Mapping[str, float]) -> str:
     database = max(used[READS], used[WRITES])
-    beside = " and the generator" if knee.shares_generator else ""
+    beside = " of what the generator left it" if knee.shares_generator else " of its CPU"
     clients = sum(knee.busy.values())
     said = [f"the service used {used[PYTHON]:.0%} of its CPU"]
     if any(name.startswith(POSTGRES) for name in knee.cpu_share):
         work = "reads" if used[READS] else "writes"
         said += [
-            f"PostgreSQL{beside} {database:.0%} of theirs, mostly for {work}",
+            f"PostgreSQL {database:.0%}{beside}, mostly for {work}",
             f"of {clients:.1f} busy clients {_waiting(knee.busy, 'Client:ClientRead'):.1f} waited "
             f"for the service, {used[LOCKS]:.0%} of the others for locks and "
             f"{used[FLUSHES]:.0%} for log flushes",

@@ -134,9 +134,11 @@ def votes(records_: Sequence[Record], case: str, repeat: int, tight: bool = Fals
     ]
 
 
-def search_votes(records_: Sequence[Record], case: str, repeat: int) -> list[Vote]:
+def search_votes(
+    records_: Sequence[Record], case: str, repeat: int, tight: bool = False
+) -> list[Vote]:
     """The votes of the search itself, without what was measured after it."""
-    return votes([one for one in records_ if one.purpose != "curve"], case, repeat)
+    return votes([one for one in records_ if one.purpose != "curve"], case, repeat, tight)
 
 
 def next_task(
@@ -184,8 +186,7 @@ def search_step(
     if repeat > 1:
         known = bounds_found(options, done, case)
     first_rate = 0.0 if said or known else start(case)
-    # The repeats of a search confirm each other.
-    return next_step(said, first_rate, width, known, confirm=repeat == 1)
+    return next_step(said, first_rate, width, known)
 
 
 def bounds_found(options: Options, done: Sequence[Record], case: str) -> list[float]:
@@ -246,11 +247,9 @@ def highest_rate(options: Options) -> float:
 def search_s(options: Options, case: str, repeat: int = 1) -> float:
     """About how long one search takes, with what is measured after it."""
     mode, curve_ = mode_of(options, case), MODES[options.mode]
-    if repeat > 1:
-        return KNOWN_BOUNDS * trial_s(mode, "confirm")
-    points = len(curve_.around) + len(curve_.at)
-    known = case in options.begin_at
-    searching = KNOWN_BOUNDS if known else TRIALS_TO_FIND + TRIALS_TO_CONFIRM
+    known = repeat > 1 or case in options.begin_at
+    searching = (KNOWN_BOUNDS if known else TRIALS_TO_FIND) + TRIALS_TO_CONFIRM
+    points = len(curve_.around) + len(curve_.at) if repeat == 1 else 0
     return searching * trial_s(mode, "confirm") + points * trial_s(mode, "curve")
 
 

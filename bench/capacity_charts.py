@@ -31,7 +31,7 @@ from bench.figures import late_latencies
 from bench.findings import Finding, Findings, found
 from bench.observe import BOOK, ORDER, PRICE
 from bench.trials import Record
-from bench.verdict import TIGHT_LIMIT_MS, Verdict
+from bench.verdict import NEVER_MS, TIGHT_LIMIT_MS, Verdict
 
 ABSOLUTE_LOAD = 100.0
 RELATIVE_LOAD = 0.9
@@ -104,7 +104,7 @@ def capacity(findings: Findings) -> Figure:
 
 
 def latency_by_load(findings: Findings, done: Sequence[Record]) -> Figure:
-    """p50, p99 and p99.9 of every valid trial; crosses failed."""
+    """p50, p99 and p99.9 of every valid trial; crosses failed, at the top where p99 is infinite."""
     figure, panels = _panels(findings.cases, "Latency against load")
     for each, axes in zip(findings.cases, panels, strict=True):
         own = sorted(_valid(done, each.case), key=lambda one: one.rate)
@@ -119,7 +119,7 @@ def latency_by_load(findings: Findings, done: Sequence[Record]) -> Figure:
             p99_ms = [one.everything.latency_ms_p99 for one in at]
             axes.plot(
                 [one.rate for one in at],
-                [np.nan if value is None else value for value in p99_ms],
+                [NEVER_MS if value is None else value for value in p99_ms],
                 mark,
                 color=GREEN if verdict is Verdict.PASS else "black",
                 markersize=6,
@@ -293,7 +293,7 @@ def _median_line(
     """A line through the medians of the trials at each load; an infinite one has no point."""
     loads = sorted({one.rate for one in own})
     medians = [
-        np.median([np.nan if (v := value(one)) is None else v for one in own if one.rate == load])
+        np.median([np.inf if (v := value(one)) is None else v for one in own if one.rate == load])
         for load in loads
     ]
     axes.plot(loads, medians, linewidth=1.4, marker=".", **style)  # type: ignore[arg-type]

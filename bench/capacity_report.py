@@ -151,11 +151,11 @@ def capacity_text(one: Finding) -> str:
 
 def tight_text(one: Finding) -> str:
     """The capacity at 10 ms as far as the trials of the search say it."""
+    above = one.tight_unstable_from
     if one.tight.median is None:
-        below = one.tight_unstable_from.least
-        return "–" if below is None else f"< {below:.0f} %"
-    above = one.tight_unstable_from.most
-    return _range_text(one.tight) + ("" if above is None else f", unstable from {above:.0f} %")
+        return "–" if above.median is None else f"< {_range_text(above)}"
+    ending = "" if above.median is None else f", unstable from {above.median:.0f} %"
+    return _range_text(one.tight) + ending
 
 
 def markdown(directory: Path, findings: Findings, done: Sequence[Record]) -> str:
@@ -224,11 +224,12 @@ def _staleness(one: Finding, kind: str) -> str:
 
 
 def _range_text(given: Range) -> str:
-    if given.median is None or given.least is None or given.most is None:
+    if given.median is None:
         return "–"
     if given.least == given.most:
         return f"{given.median:.0f} %"
-    return f"{given.median:.0f} % ({given.least:.0f}–{given.most:.0f})"
+    ends = ["none" if end is None else f"{end:.0f}" for end in (given.least, given.most)]
+    return f"{given.median:.0f} % ({'–'.join(ends)})"
 
 
 def _share_text(one: Finding) -> str:

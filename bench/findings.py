@@ -1,12 +1,13 @@
 """What the trials of a capacity run say together: a pure function to ``summary.json``."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from bench.attribution import Bottleneck, Knee, bottleneck, mean_of
-from bench.capacity import Options, search_step, search_votes, votes
+from bench.capacity import Options, mode_of, search_step, search_votes
 from bench.figures import KindFigures
 from bench.search import Capacity, bounds, split
 from bench.service import NULL, Case
@@ -17,10 +18,16 @@ from bench.verdict import Verdict
 POINTS = (25.0, 100.0, 300.0)
 POINT_TOLERANCE = 0.02
 KNEE_TOLERANCE = 0.02
+ROUNDING = 0.001  # of rates, which have four digits
 
 
 class Range(msgspec.Struct, frozen=True):
-    """A figure over the repeats: its median, least and largest value; None where there is none."""
+    """A figure over the repeats: its median, least and largest value.
+
+    None is where there is none: as the least of rates that are stable where one repeat found
+    nothing, as the most of rates that are not where one found everything stable, and as the median
+    where half of the repeats did.
+    """
 
     median: float | None
     least: float | None
@@ -42,7 +49,9 @@ class Finding(msgspec.Struct, frozen=True):
     """One case. Rates are percent of B3, requests/s that much of the profile.
 
     ``capacity`` runs over the repeats' largest stable rates, ``unstable_from`` over the smallest
-    rates above them that were not stable. ``of_null`` is the share of the null server's capacity
+    rates above them that were not stable; ``tight`` and ``tight_unstable_from`` are the same at
+    10 ms, by the trials of the search. A repeat whose search was broken off counts only where no
+    other is. ``of_null`` is the share of the null server's capacity
     in the same repeat, ``of_null_range`` the same with its range, and ``of_flush``, of a case with
     a log, that of the case without; none in findings from before 2026-11-27. Staleness, by kind of
     read the median of the trials' medians and the largest of all, and write-behind age are those at
@@ -100,7 +109,7 @@ def found(options: Options, records: Sequence[Record]) -> Findings:
 
 def _finding(options: Options, records: Sequence[Record], case: str) -> Finding:
     own = [one for one in records if one.case == case]
-    repeats = sorted({one.repeat for one in own})
+    repeats = _found_bounds(options, records, case)
     results = [result_of(options, records, case, repeat) for repeat in repeats]
     lows = [each.low for each in results]
     of_null = _shares(lows, _lows(options, records, NULL.label, repeats))
@@ -108,29 +117,30 @@ def _finding(options: Options, records: Sequence[Record], case: str) -> Finding:
     of_flush = NO_RANGE
     if without_log != case:
         of_flush = _shares(lows, _lows(options, records, without_log, repeats))
-    tight = [split(votes(records, case, repeat, tight=True)) for repeat in repeats]
+    tight = [split(search_votes(records, case, repeat, tight=True)) for repeat in repeats]
     capacity = _range(lows)
     per_percent = PROFILES[options.profile].requests_per_s / 100.0
-    at_knee = _at_knee(own, results)
+    by_repeat = _at_knee(own, dict(zip(repeats, results, strict=True)))
+    at_knee = [one for trials in by_repeat for one in trials]
     last = at_knee[-1] if at_knee else None
     return Finding(
         case=case,
         repeats=len(repeats),
         trials=len(own),
         capacity=capacity,
-        unstable_from=_range([each.high for each in results]),
+        unstable_from=_range([each.high for each in results], none=math.inf),
         at_least=any(each.at_least for each in results),
         confirmed=all(each.confirmed for each in results),
         tight=_range([low for low, _ in tight]),
-        tight_unstable_from=_range([high for _, high in tight]),
+        tight_unstable_from=_range([high for _, high in tight], none=math.inf),
         requests_per_s=None if capacity.median is None else capacity.median * per_percent,
         of_null=of_null.median,
         points=[point for rate in POINTS if (point := _point(own, rate)) is not None],
-        cpu_us_per_request=mean_of([one.cpu_us_per_request for one in at_knee]),
+        cpu_us_per_request=_mean_of(by_repeat, "cpu_us_per_request"),
         staleness_ms=_staleness_ms([one.staleness_ms for one in at_knee]),
         flush_age_ms_max=_most([one.flush_age_ms_max for one in at_knee]),
         changes_per_flush=_median([one.changes_per_flush for one in at_knee]),
-        limit=None if last is None else bottleneck(case, _knee(options, case, at_knee)),
+        limit=None if last is None else bottleneck(case, _knee(options, case, by_repeat)),
         log=None if last is None else last.log,
         of_null_range=of_null,
         of_flush=of_flush,
@@ -145,9 +155,26 @@ def _lows(
 
 
 def _shares(parts: Sequence[float | None], wholes: Sequence[float | None]) -> Range:
-    """One divided by the other, where both are known."""
+    """One divided by the other, where the whole is known."""
     pairs = zip(parts, wholes, strict=True)
-    return _range([part / whole if part and whole else None for part, whole in pairs])
+    return _range([part / whole if part else None for part, whole in pairs if whole])
+
+
+def _found_bounds(options: Options, records: Sequence[Record], case: str) -> list[int]:
+    """The repeats whose search has found its bounds, confirmed or not; all that were begun, if none
+    has."""
+    begun = sorted({one.repeat for one in records if one.case == case})
+    ended = [repeat for repeat in begun if _has_bounds(options, records, case, repeat)]
+    return ended or begun
+
+
+def _has_bounds(options: Options, records: Sequence[Record], case: str, repeat: int) -> bool:
+    if isinstance(search_step(options, records, case, repeat), Capacity):
+        return True
+    low, high = bounds(search_votes(records, case, repeat))
+    if low is None or high is None:
+        return False
+    return high / low <= 1.0 + mode_of(options, case).width + ROUNDING
 
 
 def result_of(options: Options, records: Sequence[Record], case: str, repeat: int) -> Capacity:
@@ -162,32 +189,44 @@ def result_of(options: Options, records: Sequence[Record], case: str, repeat: in
     return Capacity(low, high, at_least=high is None, confirmed=False)
 
 
-def _at_knee(own: Sequence[Record], results: Sequence[Capacity]) -> list[Record]:
-    """The valid, stable trials at the capacity that its search found."""
-    lows = {
-        repeat: each.low
-        for repeat, each in zip(sorted({one.repeat for one in own}), results, strict=True)
-    }
-    return [
-        one
-        for one in own
-        if one.verdict is Verdict.PASS
-        and (low := lows[one.repeat]) is not None
-        and abs(one.rate / low - 1.0) <= KNEE_TOLERANCE
+def _at_knee(own: Sequence[Record], results: Mapping[int, Capacity]) -> list[list[Record]]:
+    """The valid, stable trials at the capacity that a search found, of each repeat with any."""
+    found = [
+        [
+            one
+            for one in own
+            if one.repeat == repeat
+            and one.verdict is Verdict.PASS
+            and result.low is not None
+            and abs(one.rate / result.low - 1.0) <= KNEE_TOLERANCE
+        ]
+        for repeat, result in results.items()
     ]
+    return [trials for trials in found if trials]
 
 
-def _knee(options: Options, case: str, at_knee: Sequence[Record]) -> Knee:
+def _mean_of(by_repeat: Sequence[Sequence[Record]], figures: str) -> dict[str, float]:
+    """The mean of each figure, in which each repeat counts once however many trials it has."""
+    return mean_of([mean_of([getattr(one, figures) for one in trials]) for trials in by_repeat])
+
+
+def _knee(options: Options, case: str, by_repeat: Sequence[Sequence[Record]]) -> Knee:
     pins, processes = options.pins, Case.of(case).processes if case != NULL.label else 1
-    lags = [one.loop_lag_ms_p99 for one in at_knee]
+    at_knee = [one for trials in by_repeat for one in trials]
+    busy = [
+        mean_of([one.database.busy if one.database else {} for one in trials])
+        for trials in by_repeat
+    ]
     return Knee(
-        rate=statistics.median(one.rate for one in at_knee),
-        cpu_share=mean_of([one.cpu_share for one in at_knee]),
+        rate=statistics.median(
+            statistics.median(one.rate for one in trials) for trials in by_repeat
+        ),
+        cpu_share=_mean_of(by_repeat, "cpu_share"),
         service_cores=1.0 if "service" in pins else float(processes),
         database_cores=1.0,
         shares_generator=bool(pins) and pins.get("generator") == pins.get("postgres"),
-        busy=mean_of([one.database.busy if one.database else {} for one in at_knee]),
-        loop_lag_ms_p99=_median(lags),
+        busy=mean_of(busy),
+        loop_lag_ms_p99=_median([one.loop_lag_ms_p99 for one in at_knee]),
         pool_wait_ms_per_request=statistics.fmean(one.pool_wait_ms_per_request for one in at_knee),
     )
 
@@ -214,11 +253,15 @@ def _staleness_ms(trials: Sequence[Mapping[str, Staleness]]) -> dict[str, Stalen
     }
 
 
-def _range(values: Sequence[float | None]) -> Range:
-    known = [value for value in values if value is not None]
-    if not known:
+def _range(values: Sequence[float | None], none: float = -math.inf) -> Range:
+    """``none`` says before or behind which values those that are missing stand."""
+    ordered = sorted(values, key=lambda value: none if value is None else value)
+    if not ordered:
         return NO_RANGE
-    return Range(statistics.median(known), min(known), max(known))
+    least, most = ordered[0], ordered[-1]
+    below, above = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
+    median = None if below is None or above is None else (below + above) / 2
+    return Range(median, least, most)
 
 
 def _median(values: Sequence[float | None]) -> float | None:

@@ -57,13 +57,10 @@ def next_step(
     start: float,
     width: float,
     known: Sequence[float] = (),
-    *,
-    confirm: bool = True,
 ) -> Probe | Capacity:
     """Where to measure next, or the result. ``width`` is that of the final bounds, 0.05 for 5 %.
 
-    It begins at the bounds that are ``known`` from another search, if there are any. One that
-    leaves it to its repeats to ``confirm`` it needs one trial for each bound.
+    It begins at the bounds that are ``known`` from another search, if there are any.
     """
     by_rate, standing = _by_rate(votes), _standings(votes)
     untried = [rate for rate in known if rate not in by_rate]
@@ -75,9 +72,10 @@ def next_step(
     at_least = high is None or standing[high].verdict is Verdict.INVALID
     if len(votes) >= TRIALS_MAX:
         return Capacity(low, high, at_least, confirmed=False)
-    wanted = _wanted(by_rate, standing, (low, high), width, confirm=confirm)
+    wanted = _wanted(by_rate, standing, (low, high), width)
     if wanted is None:
-        return Capacity(low, high, at_least, confirmed=True)
+        alone = any(_valid_count(by_rate, bound) == 1 for bound in (low, high))
+        return Capacity(low, high, at_least, confirmed=not alone)
     rate, purpose = wanted
     low_votes = _valid_count(by_rate, low)
     high_votes = VOTES_NEEDED if at_least and high else _valid_count(by_rate, high)
@@ -123,8 +121,6 @@ def _wanted(
     standing: dict[float, "_Standing"],
     bounds: tuple[float | None, float | None],
     width: float,
-    *,
-    confirm: bool,
 ) -> tuple[float, str] | None:
     low, high = bounds
     for rate, seen in standing.items():
@@ -142,7 +138,7 @@ def _wanted(
         if low < middle < high:
             return middle, "bisect"
     for bound in (low, high):
-        if confirm and _valid_count(by_rate, bound) == 1:
+        if _valid_count(by_rate, bound) == 1 and not standing[bound].exhausted:
             return bound, "confirm"
     return None
 
@@ -168,10 +164,12 @@ def _standings(votes: Sequence[Vote]) -> dict[float, "_Standing"]:
 
 @dataclass(frozen=True)
 class _Standing:
-    """What is known of a rate; unless it is ``settled`` it needs another trial."""
+    """What is known of a rate; unless it is ``settled`` it needs another trial, unless it is
+    ``exhausted`` it may have one."""
 
     verdict: Verdict
     settled: bool
+    exhausted: bool = False
 
     @property
     def is_upper(self) -> bool:
@@ -181,23 +179,25 @@ class _Standing:
 def _standing(trials: Sequence[Vote]) -> _Standing:
     """One trial is believed until a second is asked for, then it is three of five.
 
-    INVALID means that no valid trial was possible.
+    Where five trials, or those that were possible, give neither side three, all their requests
+    together decide, and a rate that failed as often as it passed is not stable. INVALID means that
+    no valid trial was possible.
     """
     valid = [trial for trial in trials if trial.verdict is not Verdict.INVALID]
     exhausted = len(trials) - len(valid) > INVALID_REPEATS_MAX
     if not valid:
-        return _Standing(Verdict.INVALID if exhausted else Verdict.UNDECIDED, exhausted)
+        return _Standing(Verdict.INVALID if exhausted else Verdict.UNDECIDED, exhausted, exhausted)
     passed = sum(trial.verdict is Verdict.PASS for trial in valid)
     failed = sum(trial.verdict is Verdict.FAIL for trial in valid)
-    if passed != failed:
-        verdict = Verdict.PASS if passed > failed else Verdict.FAIL
-        enough = len(valid) in (1, VOTES_MAX) or max(passed, failed) >= VOTES_NEEDED
-        return _Standing(verdict, enough or exhausted)
+    majority = Verdict.PASS if passed > failed else Verdict.FAIL
+    if max(passed, failed) >= VOTES_NEEDED or (len(valid) == 1 and passed != failed):
+        return _Standing(majority, settled=True, exhausted=exhausted)
     if len(valid) < VOTES_MAX and not exhausted:
-        return _Standing(Verdict.UNDECIDED, settled=False)
+        undecided = passed == failed
+        return _Standing(Verdict.UNDECIDED if undecided else majority, settled=False)
     over, total = sum(trial.over for trial in valid), sum(trial.total for trial in valid)
-    verdict = Verdict.PASS if over <= OVER_SHARE_MAX * total else Verdict.FAIL
-    return _Standing(verdict, settled=True)
+    stable = failed < max(passed, 1) and over <= OVER_SHARE_MAX * total
+    return _Standing(Verdict.PASS if stable else Verdict.FAIL, settled=True, exhausted=exhausted)
 
 
 def _valid_count(by_rate: dict[float, list[Vote]], rate: float | None) -> int:

@@ -67,6 +67,16 @@ def test_the_resource_that_is_used_up_is_named(knee: Knee, resource: str) -> Non
     assert found.as_predicted is None
 
 
+def test_the_generator_s_work_is_not_the_database_s() -> None:
+    both = replace(IDLE, cpu_share=cpu(service=0.8, postgres_backends=0.57, generator=0.25))
+    assert utilisations(both)[WRITES] == pytest.approx(0.57 / 0.75)
+    assert bottleneck("v2", both).resource == PYTHON
+    apart = replace(both, shares_generator=False)
+    assert utilisations(apart)[WRITES] == pytest.approx(0.57)
+    alone = replace(both, cpu_share=cpu(service=0.1, postgres_backends=0.05, generator=0.9))
+    assert not bottleneck("v2", alone).exhausted
+
+
 def test_nothing_is_named_the_limit_when_nothing_is_used_up() -> None:
     found = bottleneck("v3", IDLE)
     assert not found.exhausted

@@ -27,8 +27,14 @@ from msgspec.structs import replace
 from bench import capacity_cli, evenness, records, trials
 from bench.capacity import LAYOUT, Options, Task, mode_of, next_task, search_s
 from bench.capacity_cli import main, read_options
-from bench.capacity_report import capacity_table, log_lines, point_table
-from bench.findings import found
+from bench.capacity_report import (
+    capacity_table,
+    capacity_text,
+    log_lines,
+    point_table,
+    tight_text,
+)
+from bench.findings import Finding, Range, found
 from bench.report import Printer
 from bench.trials import LogWrites, Record
 from bench.verdict import Verdict
@@ -203,6 +209,78 @@ def test_shares_compare_what_was_measured_in_the_same_repeat() -> None:
     assert "100 %" in null
     [line] = log_lines(findings.cases)
     assert "v3-wal has 82 % (75–90) of the capacity without a log" in line
+
+
+def searched_in_three_repeats(*said: tuple[int, float, Verdict, Verdict]) -> Finding:
+    """What three votes each come to: the repeat, the rate, the verdicts at 50 and at 10 ms."""
+    one = a_trial(case="v3")
+    done = [
+        replace(one, repeat=repeat, rate=rate, verdict=verdict, verdict_tight=tight)
+        for repeat, rate, verdict, tight in said
+        for _ in range(3)
+    ]
+    [finding] = found(Options(["v3"], "publish", "average", 1, {}, 3), done).cases
+    return finding
+
+
+def test_a_repeat_in_which_nothing_passed_is_the_least_of_the_range_and_not_left_out() -> None:
+    passed, failed = Verdict.PASS, Verdict.FAIL
+    finding = searched_in_three_repeats(
+        (1, 1000.0, passed, passed),
+        (1, 1020.0, failed, failed),
+        (2, 1000.0, passed, failed),
+        (2, 1020.0, failed, failed),
+        (3, 1000.0, passed, passed),
+        (3, 1020.0, passed, passed),
+        (3, 1100.0, passed, passed),
+        (3, 1120.0, failed, failed),
+    )
+    assert finding.confirmed
+    assert capacity_text(finding) == "1000 % (1000–1100)"
+    assert finding.tight == Range(1000.0, None, 1100.0)
+    assert finding.tight_unstable_from == Range(1020.0, 1000.0, 1120.0)
+    assert tight_text(finding) == "1000 % (none–1100), unstable from 1020 %"
+    twice = searched_in_three_repeats(
+        (1, 1000.0, passed, passed),
+        (1, 1020.0, failed, failed),
+        (2, 1000.0, passed, failed),
+        (2, 1020.0, failed, failed),
+        (3, 1000.0, passed, failed),
+        (3, 1020.0, passed, failed),
+        (3, 1100.0, passed, failed),
+        (3, 1120.0, failed, failed),
+    )
+    assert twice.tight.median is None
+    assert tight_text(twice) == "< 1000 % (1000–1020)"
+
+
+def test_a_repeat_that_was_broken_off_counts_only_where_no_other_is() -> None:
+    passed, failed = Verdict.PASS, Verdict.FAIL
+    whole = [(1, 1000.0, passed, passed), (1, 1020.0, failed, failed)]
+    begun = searched_in_three_repeats(*whole, (2, 1500.0, failed, failed))
+    assert (begun.repeats, capacity_text(begun)) == (1, "1000 %")
+    alone = searched_in_three_repeats((1, 1000.0, passed, passed))
+    assert (alone.repeats, alone.confirmed) == (1, False)
+    assert alone.capacity.median == 1000.0
+
+
+def test_what_limits_is_said_of_the_capacity_with_each_repeat_counted_once() -> None:
+    def trials_at(repeat: int, rate: float, count: int, share: float) -> list[Record]:
+        one = a_trial(case="v3", repeat=repeat, rate=rate, cpu_share={"service": share})
+        higher = {1200.0, 1224.0, 1.02 * rate} - {rate}
+        above = [a_trial(case="v3", repeat=repeat, rate=r, verdict=Verdict.FAIL) for r in higher]
+        return [one] * count + above * 3
+
+    done = [
+        *trials_at(1, 1200.0, 5, 0.99),
+        *trials_at(2, 1000.0, 3, 0.90),
+        *trials_at(3, 900.0, 3, 0.81),
+    ]
+    [finding] = found(Options(["v3"], "publish", "average", 1, {}, 3), done).cases
+    assert finding.capacity.median == 1000.0
+    assert finding.limit is not None
+    assert "at 1000 %" in finding.limit.sentence
+    assert finding.limit.utilisation == pytest.approx(0.90)
 
 
 # ---- where a run stands follows from its trials ----

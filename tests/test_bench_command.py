@@ -134,16 +134,29 @@ def test_a_run_against_an_unknown_service_is_not_shown(tmp_path: Path) -> None:
     assert tables.newest(tmp_path) == {"v3": run}
 
 
-def test_a_run_of_shortened_trials_is_not_published(tmp_path: Path) -> None:
+ALL_CASES = ["v1", "v2", "v3", "v3-wal"]
+
+
+@pytest.mark.parametrize(
+    ("options", "published"),
+    [
+        ({"trial_s": None, "profile": "average", "cases": ALL_CASES}, True),
+        ({"trial_s": 1.0, "profile": "average", "cases": ALL_CASES}, False),
+        ({"trial_s": None, "profile": "peak", "cases": ALL_CASES}, False),
+        ({"trial_s": None, "profile": "average", "cases": ["v1", "v3"]}, False),
+    ],
+)
+def test_only_a_whole_search_of_all_cases_on_the_average_day_is_published(
+    tmp_path: Path, options: dict[str, object], published: bool
+) -> None:
     run = tmp_path / "20260101T000000Z_a"
     run.mkdir()
-    for shortened, expected in ((1.0, None), (None, run)):
-        conditions = {
-            "layout": LAYOUT,
-            "mode": {"name": "publish"},
-            "options": {"trial_s": shortened},
-            "partial": False,
-            "void": False,
-        }
-        records.write_json(run / "meta.json", conditions)
-        assert tables.newest_published(tmp_path) == expected
+    conditions = {
+        "layout": LAYOUT,
+        "mode": {"name": "publish"},
+        "options": options,
+        "partial": False,
+        "void": False,
+    }
+    records.write_json(run / "meta.json", conditions)
+    assert tables.newest_published(tmp_path) == (run if published else None)

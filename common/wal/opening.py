@@ -31,7 +31,7 @@ async def open_log(
 ) -> AsyncIterator[tuple[Log, Sequence[Record]]]:
     """The log to write, and the records that the database, which reaches so far, lacks.
 
-    Raises StartError, and has changed nothing then.
+    Raises StartError, and has changed no record then.
     """
     if settings.durability == "flush":
         refuse_to_forget(settings.wal_dir, exchange_id, stored_sequence)
