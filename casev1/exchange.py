@@ -151,6 +151,7 @@ class Exchange:
                 earlier = await self._earlier(transaction, key_hash, new_order.client_order_id)
                 if earlier is not None:
                     return replayed(new_order, earlier)
+                new_order.check_end(self._clock.now_us())
             limit = MAKERS_AT_ONCE
             asked = queries.makers_parameters(new_order, limit)
             accepted, rows = await transaction.ask(

@@ -11,11 +11,14 @@ from typing import Literal
 
 from msgspec import Struct
 
+from common.errors import InvalidField
+
 PRICE_MAX_CENTS = 10**9
 QUANTITY_MAX = 10**9
 BOOK_DEPTH_MAX = 50
 AVERAGE_TRADES_MAX = 1000
 PAGE_MAX = 500
+UNTIL_EXPECTED = "valid_until: expected an instant in the future, ISO 8601 with offset"
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -162,6 +165,11 @@ class NewOrder(Struct, frozen=True):
     quantity: int
     valid_until_us: int | None
     client_order_id: str | None = None
+
+    def check_end(self, now_us: int) -> None:
+        """Raises InvalidField if the end of the order has come."""
+        if self.valid_until_us is not None and self.valid_until_us <= now_us:
+            raise InvalidField(f"{UNTIL_EXPECTED}; it is in the past")
 
     def asks_for(self, order: Order) -> bool:
         """Whether the order is what would come of this, whatever has become of it since."""

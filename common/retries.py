@@ -38,7 +38,8 @@ class Retries:
         return len(self._orders)
 
     def earlier(self, broker_id: int, new_order: NewOrder, now_us: int) -> Order | None:
-        """The order of this id, None when there is none. Raises Overloaded.
+        """The order of this id, None when there is none. Raises Overloaded, and InvalidField where
+        the order would be a new one and has ended.
 
         None is forgotten within the window: when there is no room, new ids are refused.
         """
@@ -46,8 +47,12 @@ class Retries:
             return None
         self._forget(now_us - self.window_us)
         earlier = self._orders.get((broker_id, new_order.client_order_id))
-        if earlier is None and len(self._orders) >= self._count_max:
-            raise Overloaded("client_order_id: too many are remembered; retry later, or without")
+        if earlier is None:
+            new_order.check_end(now_us)
+            if len(self._orders) >= self._count_max:
+                raise Overloaded(
+                    "client_order_id: too many are remembered; retry later, or without"
+                )
         return earlier
 
     def add(self, order: Order) -> None:

@@ -23,6 +23,7 @@ from common.model import (
     PAGE_MAX,
     PRICE_MAX_CENTS,
     QUANTITY_MAX,
+    UNTIL_EXPECTED,
     Balance,
     NewOrder,
     OrderQuery,
@@ -88,7 +89,10 @@ def encode_balance(balance: Balance) -> bytes:
 
 
 def decode_order(body: bytes, now_us: int) -> NewOrder:
-    """The order in a body that arrived at ``now_us``. Raises MalformedBody, InvalidField."""
+    """The order in a body that arrived at ``now_us``. Raises MalformedBody, InvalidField.
+
+    One with a ``client_order_id`` may have ended: it may be one that came before.
+    """
     asked = _decode(_order_decoder, body)
     refuse_nul("document_number", asked.document_number)
     symbol = decode_symbol(asked.symbol)
@@ -96,13 +100,13 @@ def decode_order(body: bytes, now_us: int) -> NewOrder:
     if asked.order_type is OrderType.LIMIT:
         if asked.price is None:
             raise InvalidField(f"price: required for a limit order, 1 to {PRICE_MAX_CENTS} cents")
-        valid_until_us = _decode_until(asked.valid_until, now_us)
+        valid_until_us = _decode_until(asked.valid_until)
     elif asked.price is not None:
         raise InvalidField("price: not allowed for a market order, which takes any price")
     own_id = asked.client_order_id
     if own_id is not None and not (own_id.isascii() and own_id.isprintable()):
         raise InvalidField("client_order_id: expected printable ASCII characters")
-    return NewOrder(
+    new_order = NewOrder(
         asked.document_number,
         asked.side,
         asked.order_type,
@@ -112,6 +116,9 @@ def decode_order(body: bytes, now_us: int) -> NewOrder:
         valid_until_us,
         own_id,
     )
+    if own_id is None:
+        new_order.check_end(now_us)
+    return new_order
 
 
 def decode_register(body: bytes) -> RegisterBody:
@@ -159,10 +166,9 @@ def decode_order_query(query: Mapping[str, str]) -> OrderQuery:
     )
 
 
-def _decode_until(text: Any, now_us: int) -> int:
-    """Microseconds since the epoch of ``valid_until``, checked against the clock."""
-    expected = "valid_until: expected an instant in the future, ISO 8601 with offset"
-    example = ", such as 2030-01-31T18:00:00-03:00"
+def _decode_until(text: Any) -> int:
+    """Microseconds since the epoch of ``valid_until``."""
+    expected, example = UNTIL_EXPECTED, ", such as 2030-01-31T18:00:00-03:00"
     if not isinstance(text, str):
         raise InvalidField(f"{expected}{example}; required for a limit order")
     refuse_nul("valid_until", text)
@@ -173,8 +179,6 @@ def _decode_until(text: Any, now_us: int) -> int:
     if instant.tzinfo is None:
         raise InvalidField(f"{expected}{example}; the offset is missing")
     instant_us = (instant - EPOCH) // MICROSECOND
-    if instant_us <= now_us:
-        raise InvalidField(f"{expected}; it is in the past")
     if instant_us > _UNTIL_END_US:
         raise InvalidField(f"{expected}; the year is after {datetime.max.year}")
     return instant_us

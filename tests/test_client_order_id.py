@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from client import Broker, Reply, Service, eventually, order_body
+from client import Broker, Reply, Service, eventually, in_seconds, order_body
 from conftest import StartService
 
 OWN_ID = "order 7/2026~"
@@ -91,6 +91,25 @@ def test_of_many_that_come_at_once_one_is_placed(alice: Broker, bob: Broker) -> 
     assert sorted(reply.status for reply in replies) == [200] * 15 + [201]
     assert len({reply.json["order_id"] for reply in replies}) == 1
     assert alice.cash() == -3 * 1000
+
+
+def test_an_order_that_has_ended_since_is_still_the_order_that_there_is(alice: Broker) -> None:
+    body = order_body(client_order_id=OWN_ID, valid_until=in_seconds(0.5))
+    first = placed(alice, body)
+    eventually(lambda: alice.detail(first.json["order_id"])["close_reason"] == "expired")
+    again = send(alice, body)
+    assert is_replay(again, first)
+    assert again.json["status"] == "closed"
+
+
+def test_an_order_that_has_ended_before_it_came_is_refused_and_leaves_its_id_free(
+    alice: Broker,
+) -> None:
+    body = order_body(client_order_id=OWN_ID)
+    reply = send(alice, body | {"valid_until": "2020-01-31T18:00:00Z"})
+    assert reply.status == 422
+    assert reply.json["detail"].startswith("valid_until: ")
+    placed(alice, body)
 
 
 # ---- what is not the same ----
