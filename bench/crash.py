@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 
 import msgspec
@@ -353,6 +354,8 @@ async def _sent_again(
         answers = {index: session.send(data) for index, data in requests.items()}
         for index, answer in answers.items():
             outcome, body = await answer
+            if outcome == HTTPStatus.SERVICE_UNAVAILABLE:  # so many at once are too much for some
+                outcome, body = await session.answer(requests[index], again=True)
             if outcome == 422 and b"in the past" in body:
                 found.too_late.append(index)
                 continue
