@@ -16,11 +16,12 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -43,6 +44,8 @@ from bench.load import Load, drive
 from bench.loadgen import Progress, Requests, Spec
 from bench.service import Case, Database, Place, Service
 from bench.traffic import Kind, Market, Tape
+
+_Key = TypeVar("_Key")
 
 LAYOUT = "crash-1"
 FILE = "crashes.jsonl"
@@ -317,16 +320,27 @@ async def _found(
     host = running.target.host_header
     found: dict[str, wire.OrderDetail | None] = {}
     async with Session(running.target) as session:
-        answers = {
-            id: session.send(wire.get(host, brokers[order.broker].key, f"/orders/{id}"))
+        requests = {
+            id: wire.get(host, brokers[order.broker].key, f"/orders/{id}")
             for id, order in sent.acknowledged.items()
         }
-        for id, answer in answers.items():
-            outcome, body = await answer
+        async for id, outcome, body in _answers(session, requests):
             if outcome not in (200, 404):
                 raise HarnessError(f"GET /orders/{id} answered {outcomes.name(outcome)}")
             found[id] = msgspec.json.decode(body, type=wire.OrderDetail) if outcome == 200 else None
     return found
+
+
+async def _answers(
+    session: Session, requests: Mapping[_Key, bytes]
+) -> AsyncIterator[tuple[_Key, int, bytes]]:
+    """Outcome and body of each; they are so many at once that some are refused and asked again."""
+    answers = {key: session.send(data) for key, data in requests.items()}
+    for key, answer in answers.items():
+        outcome, body = await answer
+        if outcome == HTTPStatus.SERVICE_UNAVAILABLE:
+            outcome, body = await session.answer(requests[key], again=True)
+        yield key, outcome, body
 
 
 @dataclass
@@ -351,11 +365,7 @@ async def _sent_again(
     """Send orders a second time. Raises HarnessError for an answer that they cannot have."""
     found = _Again()
     async with Session(running.target) as session:
-        answers = {index: session.send(data) for index, data in requests.items()}
-        for index, answer in answers.items():
-            outcome, body = await answer
-            if outcome == HTTPStatus.SERVICE_UNAVAILABLE:  # so many at once are too much for some
-                outcome, body = await session.answer(requests[index], again=True)
+        async for index, outcome, body in _answers(session, requests):
             if outcome == 422 and b"in the past" in body:
                 found.too_late.append(index)
                 continue
