@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from bench.cpu import POSTGRES
 
 EXHAUSTED_MIN = 0.70
-LEAST_SHARE = 0.001
+LEAST_SHARE = 0.001  # of a core that PostgreSQL may use, so that there is something to divide by
 
 PYTHON, LOCKS, FLUSHES, READS, WRITES = (
     "Python CPU",
@@ -69,7 +69,7 @@ def utilisations(knee: Knee) -> dict[str, float]:
     """
     postgres = sum(share for name, share in knee.cpu_share.items() if name.startswith(POSTGRES))
     beside = knee.cpu_share.get("generator", 0.0) if knee.shares_generator else 0.0
-    database = min(1.0, postgres / max(knee.database_cores - beside, postgres, LEAST_SHARE))
+    database = postgres / max(knee.database_cores - beside, postgres, LEAST_SHARE)
     # A client whose transaction waits for the service is not at the database.
     at_work = {name: n for name, n in knee.busy.items() if not name.endswith("Client:ClientRead")}
     clients = max(1.0, sum(at_work.values()))
