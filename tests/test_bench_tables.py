@@ -31,6 +31,18 @@ def missing(readme: Path, link: str) -> bool:
     return not (readme.parent / link).exists()
 
 
+def test_what_the_published_run_says_follows_from_its_trials(tmp_path: Path) -> None:
+    published = newest_published()
+    assert published is not None
+    again = tmp_path / published.name
+    again.mkdir()
+    for raw in ("meta.json", "trials.jsonl", "machine.jsonl"):
+        shutil.copy(published / raw, again)
+    capacity_report.write(again)
+    for made in (capacity_report.SUMMARY, capacity_report.REPORT):
+        assert (again / made).read_text() == (published / made).read_text()
+
+
 def test_the_newest_whole_run_of_each_case_is_shown(tmp_path: Path) -> None:
     for name, version, partial in (
         ("20260101T000000Z_a", "v3", False),
