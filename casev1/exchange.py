@@ -12,6 +12,7 @@ from common.database import Database, Transaction, uuid_of
 from common.errors import Forbidden, NotFound, Unavailable
 from common.exchange import Health
 from common.ids import Clock, format_id
+from common.listing import stored_page
 from common.matching import cross, execute
 from common.model import (
     Balance,
@@ -94,9 +95,8 @@ class Exchange:
         return detail
 
     async def orders(self, key_hash: bytes, query: OrderQuery) -> OrderPage:
-        parameters = queries.page_parameters(key_hash, query)
-        _, rows = await self._ask(key_hash, queries.OWN_ORDERS[query.status], parameters)
-        return page_of((detail for _, detail in queries.details_of(rows)), query.limit)
+        found, until_id = await stored_page(self._ask, key_hash, query)
+        return page_of(found, query.limit, until_id)
 
     async def price(self, key_hash: bytes, symbol: str, trades: int) -> Price:
         _, rows = await self._ask(key_hash, queries.PRICE, {"symbol": symbol, "trades": trades})

@@ -4,18 +4,18 @@ An order is matched in the book, recorded in the ledger and queued for the next 
 reply leaves at once. Every read is answered from memory.
 """
 
-from itertools import islice
-
 from msgspec import structs
 
 from common import queries
 from common.brokers import Brokers, hash_key, new_api_key
+from common.channel import Parameters, Row, Statement
 from common.database import Database, uuid_of
 from common.engine import Engine
 from common.errors import Forbidden, NotFound
 from common.exchange import Health
 from common.ids import format_id
 from common.ledger import Ledger
+from common.listing import stored_page
 from common.model import (
     Balance,
     BookDepth,
@@ -32,7 +32,7 @@ from common.model import (
 from common.retries import Retries, replayed
 from common.sequencer import Sequencer
 from common.settling import Settling
-from common.views import detail_of, matches, page_of, receipt_of
+from common.views import detail_of, page_of, receipt_of
 from common.wal.format import Record, Submission
 from common.webhooks import Webhooks, notices
 from common.writer import Writer
@@ -113,17 +113,16 @@ class Exchange:
     async def orders(self, key_hash: bytes, query: OrderQuery) -> OrderPage:
         broker = self._brokers.of(key_hash)
         self._expire()
-        kept = self._ledger.newest_first(broker.id, query)
-        chosen = (order for order in kept if matches(order, query))
-        # One more than a page, to see whether another follows.
-        orders = list(islice(chosen, query.limit + 1))
+        orders, until_id = self._ledger.page(broker.id, query)
         details = {format_id(order.id): detail_of(order, self._brokers.by_id) for order in orders}
         newest_evicted = min(query.before_id - 1, self._ledger.evicted_until_id)
         full_without = len(orders) > query.limit and orders[-1].id > newest_evicted
-        if query.status != "open" and newest_evicted > 0 and not full_without:
-            older = structs.replace(query, before_id=newest_evicted + 1)
-            details = await self._stored_orders(key_hash, older) | details
-        return page_of(details.values(), query.limit)
+        if query.status != "open" and newest_evicted >= max(until_id, 1) and not full_without:
+            older = structs.replace(query, status="closed", before_id=newest_evicted + 1)
+            stored, stored_until_id = await stored_page(self._ask, key_hash, older)
+            details = {detail.id: detail for detail in stored} | details
+            until_id = max(until_id, stored_until_id)
+        return page_of(details.values(), query.limit, until_id)
 
     async def price(self, key_hash: bytes, symbol: str, trades: int) -> Price:
         self._brokers.of(key_hash)
@@ -229,8 +228,9 @@ class Exchange:
             raise NotFound("no such order")
         return next(queries.details_of(rows))
 
-    async def _stored_orders(self, key_hash: bytes, query: OrderQuery) -> dict[str, OrderDetail]:
-        """A page of closed orders from the database, some of which memory may hold too."""
-        parameters = queries.page_parameters(key_hash, query)
-        rows = await self._database.rows(queries.OWN_ORDERS["closed"], parameters)
-        return {detail.id: detail for _, detail in queries.details_of(rows)}
+    async def _ask(
+        self, key_hash: bytes, query: Statement, parameters: Parameters
+    ) -> tuple[Broker, list[Row]]:
+        """Who asks, and the rows of the answer."""
+        broker = self._brokers.of(key_hash)
+        return broker, await self._database.rows(query, parameters)

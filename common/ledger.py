@@ -6,12 +6,13 @@ more than another; from then on the database alone knows them.
 
 from bisect import bisect_left
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 
-from common.model import AVERAGE_TRADES_MAX, Order, OrderQuery, Price, Trade
+from common.model import AVERAGE_TRADES_MAX, LOOKED_AT_MAX, Order, OrderQuery, Price, Trade
 from common.orders import OrdersById
+from common.views import matches
 
 
 @dataclass(slots=True)
@@ -78,21 +79,28 @@ class Ledger:
         latest = list(islice(reversed(prices), trades))
         return Price(symbol, latest[0], sum(latest) // len(latest), len(latest))
 
-    def newest_first(self, broker_id: int, query: OrderQuery) -> Iterator[Order]:
-        """The kept orders of a broker that may match, from below ``query.before_id`` on.
-
-        Among open orders a page costs O(open orders that are newer), among all O(page).
+    def page(self, broker_id: int, query: OrderQuery) -> tuple[list[Order], int]:
+        """The newest kept orders that match, one more than a page at most, and down to which id was
+        looked; 0 where that was all. O(LOOKED_AT_MAX).
         """
-        history = self._histories[broker_id]
-        if query.status == "open":
-            for order_id in reversed(history.open):
-                if order_id < query.before_id:
-                    yield history.open[order_id]
-            return
-        for index in range(bisect_left(history.ids, query.before_id) - 1, -1, -1):
-            order = self.orders.get(history.ids[index])
-            if order is not None:
-                yield order
+        found: list[Order] = []
+        looked_at, until_id = self._looked_at(self._histories[broker_id], query)
+        for order_id in looked_at:
+            order = self.orders.get(order_id)
+            if order is not None and matches(order, query):
+                found.append(order)
+                if len(found) > query.limit:
+                    return found, 0
+        return found, until_id
+
+    @staticmethod
+    def _looked_at(history: _History, query: OrderQuery) -> tuple[Iterable[int], int]:
+        """The ids that a page is chosen from, newest first, and the last if more follow, or 0."""
+        if query.status == "open" and len(history.open) <= LOOKED_AT_MAX:
+            return (each for each in reversed(history.open) if each < query.before_id), 0
+        end = bisect_left(history.ids, query.before_id)
+        begin = max(0, end - LOOKED_AT_MAX)
+        return reversed(history.ids[begin:end]), history.ids[begin] if begin else 0
 
     def saved(self, orders: Iterable[Order]) -> None:
         """These orders are in the database as they are now: the closed ones may leave in time."""

@@ -18,6 +18,9 @@ QUANTITY_MAX = 10**9
 BOOK_DEPTH_MAX = 50
 AVERAGE_TRADES_MAX = 1000
 PAGE_MAX = 500
+# So many of a broker's orders are looked at for one page, whatever is asked for: a listing of few
+# among very many takes more pages, and never holds up the exchange.
+LOOKED_AT_MAX = 2_000
 UNTIL_EXPECTED = "valid_until: expected an instant in the future, ISO 8601 with offset"
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -204,7 +207,10 @@ class NewOrder(Struct, frozen=True):
 
 
 class OrderQuery(Struct, frozen=True):
-    """Which of the own orders to list: those below the id ``before_id``, newest first."""
+    """Which of the own orders to list: those below the id ``before_id``, newest first.
+
+    A page holds ``limit`` of them at most, and is made by looking at ``LOOKED_AT_MAX`` orders.
+    """
 
     status: Literal["open", "closed"] | None
     symbol: str | None
@@ -259,7 +265,10 @@ class OrderDetail(Struct, frozen=True):
 
 
 class OrderPage(Struct, frozen=True):
-    """Own orders, newest first. ``next_cursor`` is None on the last page."""
+    """Own orders, newest first. ``next_cursor`` is None on the last page.
+
+    A page before the last may hold less than it could: few matched of those that were looked at.
+    """
 
     orders: list[OrderDetail]
     next_cursor: str | None

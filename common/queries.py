@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.dialects.postgresql import insert as upsert
-from sqlalchemy.sql.selectable import NamedFromClause, Subquery
+from sqlalchemy.sql.selectable import NamedFromClause, Select, Subquery
 from sqlalchemy.types import TypeEngine
 
 from common.channel import Question, Row, Statement, compiled, statement_of
@@ -37,6 +37,7 @@ from common.database import uuid_of
 from common.ids import format_id
 from common.model import (
     AVERAGE_TRADES_MAX,
+    LOOKED_AT_MAX,
     PRICE_MAX_CENTS,
     TIME_IN_FORCE,
     BookDepth,
@@ -304,7 +305,8 @@ def _details(chosen: Subquery | None = None) -> Any:
 
 ORDER_DETAIL = compiled(_details().where(orders.c.id == bindparam("order_id", type_=Uuid)))
 
-# The newest orders of a broker below an id: index orders_of_broker, read backwards.
+# The newest orders of a broker below an id: index orders_of_broker, or orders_open_of_broker for
+# what is open, read backwards.
 _broker_of_key = (
     select(brokers.c.id)
     .where(brokers.c.key_hash == bindparam("key_hash", type_=LargeBinary))
@@ -312,32 +314,54 @@ _broker_of_key = (
 )
 
 
-def _page(*conditions: ColumnElement[bool]) -> Statement:
-    """A page of the broker's orders that meet the conditions too."""
-    chosen = (
-        select(orders.c.id)
+def _looked_at(*conditions: ColumnElement[bool]) -> Select[Any]:
+    """Those of the broker's orders that a page is chosen from."""
+    return (
+        select(orders.c.id, orders.c.symbol, _close_reason.label("close_reason"))
         .where(
             orders.c.broker_id == _broker_of_key,
             orders.c.id < bindparam("before_id", type_=Uuid),
-            func.coalesce(bindparam("symbol", type_=Text), orders.c.symbol) == orders.c.symbol,
             *conditions,
         )
         .order_by(orders.c.id.desc())
+    )
+
+
+def _page(looked_at: Select[Any], is_open: bool | None) -> Statement:
+    own = looked_at.limit(literal_column(str(LOOKED_AT_MAX))).subquery("own")
+    conditions = [func.coalesce(bindparam("symbol", type_=Text), own.c.symbol) == own.c.symbol]
+    if is_open is not None:
+        reason = own.c.close_reason
+        conditions.append(reason.is_(None) if is_open else reason.is_not(None))
+    chosen = (
+        select(own.c.id)
+        .where(*conditions)
+        .order_by(own.c.id.desc())
         .limit(bindparam("limit", type_=BigInteger))
         .subquery("page")
     )
     return compiled(_details(chosen))
 
 
-OWN_ORDERS = {
-    None: _page(),
-    "open": _page(_close_reason.is_(None)),
-    "closed": _page(_close_reason.is_not(None)),
-}
+def _page_end(looked_at: Select[Any]) -> Statement:
+    """The last order that is looked at, if there are so many."""
+    return compiled(
+        looked_at.with_only_columns(orders.c.id)
+        .offset(literal_column(str(LOOKED_AT_MAX - 1)))
+        .limit(literal_column("1"))
+    )
+
+
+# What the index orders_open_of_broker holds, in the words that it is made with.
+_in_open_of_broker = func.coalesce(orders.c.close_reason, _word("open")) == _word("open")
+_all, _open = _looked_at(), _looked_at(_in_open_of_broker)
+OWN_ORDERS = {None: _page(_all, None), "open": _page(_open, True), "closed": _page(_all, False)}
+_all_end = _page_end(_all)
+PAGE_END = {None: _all_end, "open": _page_end(_open), "closed": _all_end}
 
 
 def page_parameters(key_hash: bytes, query: OrderQuery) -> dict[str, Any]:
-    """For ``OWN_ORDERS``: one order more than a page, to see whether another page follows."""
+    """For these: one order more than a page, to see whether another page follows."""
     return {
         "key_hash": key_hash,
         "before_id": uuid_of(query.before_id),

@@ -61,8 +61,18 @@ def matches(order: Order, query: OrderQuery) -> bool:
     return query.status is None or order.is_open == (query.status == "open")
 
 
-def page_of(details: Iterable[OrderDetail], limit: int) -> OrderPage:
-    """The newest ``limit`` of the given orders, which are one more when another page follows."""
-    newest = sorted(details, key=lambda detail: detail.id, reverse=True)
-    shown = newest[:limit]
-    return OrderPage(shown, shown[-1].id if len(newest) > limit else None)
+def page_of(details: Iterable[OrderDetail], limit: int, until_id: int) -> OrderPage:
+    """The newest ``limit`` of the given orders, which are one more when another page follows.
+
+    Nobody has looked at what is older than ``until_id``, so the page ends there at the latest; 0
+    where all was looked at.
+    """
+    end = format_id(until_id)
+    newest = sorted((each for each in details if each.id >= end), key=_id_of, reverse=True)
+    if len(newest) > limit:
+        return OrderPage(newest[:limit], newest[limit - 1].id)
+    return OrderPage(newest, end if until_id else None)
+
+
+def _id_of(detail: OrderDetail) -> str:
+    return detail.id

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from client import Broker, Service, eventually, in_seconds, order_body
 
+from common.model import LOOKED_AT_MAX
+
 DETAIL_FIELDS = {
     "id",
     "side",
@@ -379,6 +381,23 @@ def test_a_listing_can_be_narrowed_by_status_and_symbol(alice: Broker, bob: Brok
         }.items():
             listed = alice.listed(query, limit)
             assert [order["id"] for order in listed] == expected, (query, limit)
+
+
+def test_one_page_looks_at_a_bounded_number_of_orders_and_the_next_goes_on(alice: Broker) -> None:
+    old = alice.place("bid", 1, 10, symbol="VALE3")
+    for _ in range(LOOKED_AT_MAX):
+        assert alice.order(order_type="market").json["status"] == "closed"
+    first = alice.orders("symbol=VALE3&limit=5").json
+    assert first["orders"] == []
+    second = alice.orders(f"symbol=VALE3&limit=5&cursor={first['next_cursor']}").json
+    assert [order["id"] for order in second["orders"]] == [old]
+    assert second["next_cursor"] is None
+    # What is open is found at once among any number of closed orders.
+    open_ones = alice.orders("status=open").json
+    assert [order["id"] for order in open_ones["orders"]] == [old]
+    assert open_ones["next_cursor"] is None
+    assert len(alice.listed("status=closed", 500)) == LOOKED_AT_MAX
+    assert len(alice.listed("", 500)) == LOOKED_AT_MAX + 1
 
 
 def test_a_broker_without_orders_has_an_empty_listing(alice: Broker) -> None:

@@ -77,7 +77,9 @@ def listed(
 ) -> list[int]:
     """The ids that a listing shows, as an exchange reads it."""
     query = OrderQuery(status, symbol, 500, before_id)  # type: ignore[arg-type]
-    return [item.id for item in ledger.newest_first(broker_id, query) if matches(item, query)]
+    orders, until_id = ledger.page(broker_id, query)
+    assert until_id == 0
+    return [item.id for item in orders]
 
 
 # ---- balances ----
@@ -188,6 +190,31 @@ def test_a_cursor_needs_not_be_an_id_of_the_broker() -> None:
     for number in (10, 20, 30):
         ledger.add(order(number))
     assert listed(ledger, before_id=25) == listed(ledger, before_id=21) == [20, 10]
+
+
+@pytest.mark.parametrize("status", [None, "open", "closed"])
+@pytest.mark.parametrize("symbol", [None, "ABC"])
+@pytest.mark.parametrize("limit", [1, 3])
+def test_pages_that_each_look_at_few_orders_show_all_that_match_once(
+    monkeypatch: pytest.MonkeyPatch, status: str | None, symbol: str | None, limit: int
+) -> None:
+    monkeypatch.setattr("common.ledger.LOOKED_AT_MAX", 4)
+    ledger = ledger_of()
+    orders = [order(n, symbol="XYZ" if n % 3 else "ABC") for n in range(1, 31)]
+    for item in orders:
+        ledger.add(item)
+        if item.id % 4 == 0 or item.id > 22:
+            end(ledger, item)
+    shown: list[int] = []
+    before_id = ID_END
+    while before_id:
+        query = OrderQuery(status, symbol, limit, before_id)  # type: ignore[arg-type]
+        found, until_id = ledger.page(1, query)
+        ids = [item.id for item in found][:limit]
+        shown += ids
+        before_id = ids[-1] if len(found) > limit else until_id
+    everything = OrderQuery(status, symbol, 500, ID_END)  # type: ignore[arg-type]
+    assert shown == [item.id for item in reversed(orders) if matches(item, everything)]
 
 
 def test_a_listing_can_be_of_one_symbol() -> None:

@@ -30,6 +30,7 @@ from client import (
 )
 from conftest import READING_CASES, StartService, execute
 
+from common.model import LOOKED_AT_MAX
 from common.postgres import EmbeddedPostgres
 
 in_memory = pytest.mark.matches_in_memory
@@ -476,6 +477,34 @@ def test_orders_read_the_same_after_they_have_left_memory(
             new,
             *(order["id"] for order in before[f"{brokers[0].id}  500"]),
         ]
+
+
+@in_memory
+@pytest.mark.parametrize("kept", [0, 100, LOOKED_AT_MAX - 100, LOOKED_AT_MAX + 100])
+def test_a_listing_goes_on_from_memory_into_the_database_page_by_page(
+    start_service: StartService, kept: int
+) -> None:
+    service = start_service(EXCHANGE_CLOSED_MAX=str(kept))
+    alice = service.register("Alice")
+    placed: dict[str, list[str]] = {"PETR4": [], "VALE3": []}
+    for number in range(LOOKED_AT_MAX + 500):
+        symbol, price = ("PETR4", None) if number % 100 else ("VALE3", 1)
+        placed[symbol].append(alice.place("bid", 1, price, symbol=symbol))
+    alice.cancel(placed["VALE3"].pop(5))
+    health = service.health()
+    if "orders_in_memory" in health:
+        left = health["open_orders"] + kept
+        eventually(lambda: service.health()["orders_in_memory"] == left)
+    for query, expected in {
+        "symbol=PETR4": placed["PETR4"],
+        "status=closed&symbol=PETR4": placed["PETR4"],
+        "status=open": placed["VALE3"],
+        "status=open&symbol=VALE3": placed["VALE3"],
+    }.items():
+        for limit in (7, 500):
+            assert [order["id"] for order in alice.listed(query, limit)] == expected[::-1]
+    assert len(alice.listed("", 500)) == LOOKED_AT_MAX + 500
+    assert len(alice.listed("symbol=VALE3", 500)) == len(placed["VALE3"]) + 1
 
 
 # ---- a database that goes away ----
