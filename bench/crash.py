@@ -72,14 +72,18 @@ class Options(msgspec.Struct, frozen=True):
 class Crash(msgspec.Struct, frozen=True):
     """One cycle.
 
-    ``offered_per_s`` and all counts are of orders: of the lost ones ``lost_traded`` had been told
-    of a trade. ``oldest_lost_ms`` is how long before the kill the first of them was acknowledged,
-    ``recovery_s`` the time from the start of the new process to its first good /health.
+    ``offered_per_s`` and all counts are of orders. To ``acknowledged_traded`` of the acknowledged
+    and ``lost_traded`` of the lost ones the reply said that they had traded at once; it does not
+    say in how many trades, so that so many trades are lost at least (the trades of an order that
+    is not lost are flushed with it). ``oldest_lost_ms`` is how long before the kill the first of
+    the lost was acknowledged, ``recovery_s`` the time from the start of the new process to its
+    first good /health.
     ``cancels_lost`` are orders that are open though their cancel was acknowledged.
 
     Of the orders that were sent again ``replayed`` were there, ``placed`` were not and came in,
     and ``too_late`` had ended by then; ``doubled`` were there and came in a second time. In records
-    from before 2026-11-25 none was sent again.
+    from before 2026-11-25 none was sent again, and before 2026-11-27T17 it was not counted how many
+    of the acknowledged had traded.
     """
 
     case: str
@@ -96,6 +100,7 @@ class Crash(msgspec.Struct, frozen=True):
     placed: int = 0
     too_late: int = 0
     doubled: int = 0
+    acknowledged_traded: int | None = None
 
 
 @dataclass
@@ -224,6 +229,7 @@ class _Scene:
         acknowledged = [i for i, id in enumerate(load.order_ids) if id]
         lost = [i for i in acknowledged if found[load.order_ids[i]] is None]
         gone = {load.order_ids[i] for i in lost}
+        traded = {i for i in acknowledged if load.remaining[i] < tape.quantity[i]}
         still_open = {id for id, order in found.items() if order and order.status == "open"}
         again = uvloop.run(
             _sent_again(self.victim.service, _orders_sent(spec, tape, load), load.order_ids)
@@ -237,7 +243,7 @@ class _Scene:
             acknowledged=len(sent.acknowledged),
             offered_per_s=traffic.PROFILES[PROFILE].orders_per_s * self.options.scale / 100.0,
             lost=len(lost),
-            lost_traded=sum(int(load.remaining[i]) < int(tape.quantity[i]) for i in lost),
+            lost_traded=len(traded & set(lost)),
             cancels_lost=len(sent.cancelled & still_open),
             oldest_lost_ms=None if oldest_s is None else (killed_after_s - oldest_s) * 1e3,
             recovery_s=recovery_s,
@@ -245,6 +251,7 @@ class _Scene:
             placed=len(again.placed),
             too_late=len(again.too_late),
             doubled=len(again.placed.keys() & set(acknowledged) - set(lost)),
+            acknowledged_traded=len(traded),
         )
         kept = {id: order for id, order in sent.acknowledged.items() if id not in gone}
         known = {i: id for i, id in (again.replayed | again.placed).items() if id not in kept}

@@ -22,7 +22,8 @@ _HEADERS = (
     "lost a crash, median (most)",
     "by arithmetic at most",
     "crashes that lost any",
-    "of all lost, had traded",
+    "trades lost at least, median (most)",
+    "by arithmetic at most",
     "cancels lost",
     "oldest lost, ms",
     "sent again: known",
@@ -58,7 +59,9 @@ def lines_of(crashes: Sequence[Crash]) -> list[str]:
 
 
 def _row(case: str, own: Sequence[Crash]) -> tuple[str, ...]:
-    lost = [each.lost for each in own]
+    lost, trades = [each.lost for each in own], [each.lost_traded for each in own]
+    most = predicted_lost(case, own[0].offered_per_s)
+    share = _traded_share(own)
     oldest = [each.oldest_lost_ms for each in own if each.oldest_lost_ms is not None]
     back = [each.recovery_s for each in own]
     return (
@@ -67,9 +70,10 @@ def _row(case: str, own: Sequence[Crash]) -> tuple[str, ...]:
         f"{len(own)}",
         f"{sum(each.acknowledged for each in own):,}",
         f"{statistics.median(lost):g} ({max(lost)})",
-        f"{predicted_lost(case, own[0].offered_per_s):.0f}",
+        f"{most:.0f}",
         f"{sum(count > 0 for count in lost)}",
-        f"{sum(each.lost_traded for each in own)}",
+        f"{statistics.median(trades):g} ({max(trades)})",
+        "–" if share is None else f"{share * most:.1f}",
         f"{sum(each.cancels_lost for each in own)}",
         f"{max(oldest):.0f}" if oldest else "–",
         f"{sum(each.replayed for each in own):,}",
@@ -77,6 +81,15 @@ def _row(case: str, own: Sequence[Crash]) -> tuple[str, ...]:
         f"{sum(each.doubled for each in own)}",
         f"{statistics.median(back):.2f} ({max(back):.2f})",
     )
+
+
+def _traded_share(own: Sequence[Crash]) -> float | None:
+    """How many of the acknowledged orders traded at once; None in records that do not say it."""
+    counts = [each.acknowledged_traded for each in own]
+    acknowledged = sum(each.acknowledged for each in own)
+    if None in counts or not acknowledged:
+        return None
+    return sum(count for count in counts if count is not None) / acknowledged
 
 
 def write(directory: Path) -> list[str]:

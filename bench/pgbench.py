@@ -39,16 +39,15 @@ TRADING_SHARE = 0.2
 WARMUP_S = 3
 FILE = "pgbench.json"
 _BROKERS, _SYMBOLS, _RESTING = 100, 450, 18_000
-_SPREAD = 20
-# The books: asks from 1,001 up and bids from 1,000 down, so that nothing crosses.
-_FILL = f"""
+# The books: asks from 1,001 up and bids from 1,000 down, an order each, so that nothing crosses.
+FILL = f"""
     INSERT INTO brokers
     SELECT md5('broker' || n)::uuid, 'broker', NULL, decode(md5('key' || n), 'hex'), now()
     FROM generate_series(0, {_BROKERS - 1}) n;
     INSERT INTO orders
     SELECT md5('order' || n)::uuid, n, md5('broker' || n % {_BROKERS})::uuid, '1',
            CASE n % 2 WHEN 0 THEN 'bid' ELSE 'ask' END, 'limit', 'S' || n / 2 % {_SYMBOLS},
-           CASE n % 2 WHEN 0 THEN 1000 - n % {_SPREAD} ELSE 1001 + n % {_SPREAD} END,
+           CASE n % 2 WHEN 0 THEN 1000 - n / {2 * _SYMBOLS} ELSE 1001 + n / {2 * _SYMBOLS} END,
            1000000, 1000000, NULL, now() + interval '1 day', now(), NULL
     FROM generate_series(0, {_RESTING - 1}) n;
     ANALYZE;
@@ -57,6 +56,7 @@ _VARIABLES = f"""\
 \\set broker random(0, {_BROKERS - 1})
 \\set maker random(0, {_RESTING - 1})
 \\set symbol :maker / 2 % {_SYMBOLS}
+\\set best_ask 2 * :symbol + 1
 \\set other random(0, {_BROKERS - 1})
 """
 _NOW_US = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
@@ -85,7 +85,7 @@ _VALUES = {
     "closed_at": "NULL",
 }
 _MAKER = {
-    "order_id": "md5('order' || :maker)",
+    "order_id": "md5('order' || :best_ask)",
     "remaining": "999900",
     "reason": "NULL",
     "closed": "NULL",
@@ -97,7 +97,7 @@ _TRADE = {
     "price": "'{1000}'",
     "quantity": "'{100}'",
     "taker_side": "'{bid}'",
-    "maker_order_id": _ARRAY.format("md5('order' || :maker)"),
+    "maker_order_id": _ARRAY.format("md5('order' || :best_ask)"),
     "taker_order_id": _ARRAY.format("md5('new' || :last)"),
     "maker_broker_id": _ARRAY.format("md5('broker' || :other)"),
     "taker_broker_id": _ARRAY.format("md5('broker' || :broker)"),
@@ -111,6 +111,7 @@ _CASH = {
     "symbol": _BOTH.format("'S' || :symbol", "'S' || :symbol"),
     "cash": "'{-100000,100000}'",
 }
+BEST_ASK = "1001"
 _MARKET = {"remaining_quantity": "0", "close_reason": "'filled'", "closed_at": _NOW_US}
 
 
@@ -134,13 +135,13 @@ def scripts() -> dict[str, tuple[float, str]]:
     shares = dict(zip(Kind, PROFILE.kind_shares(), strict=True))
     # The last order of a client, and whose it is: what its next cancel closes.
     draw = f"{_VARIABLES}\\set last random(1, 1000000000000000)\n\\set owner :broker\n"
-    accept = (
-        written(queries.ACCEPT),
-        written(queries.MAKERS[Side.BID], {"price": "999"}),
-    )
-    rests = transaction(*accept, written(queries.INSERT_ORDER))
+
+    def accepted(price: str) -> tuple[str, str]:
+        return written(queries.ACCEPT), written(queries.MAKERS[Side.BID], {"price": price})
+
+    rests = transaction(*accepted("999"), written(queries.INSERT_ORDER))
     trades = transaction(
-        *accept,
+        *accepted(BEST_ASK),
         written(queries.INSERT_ORDER, _MARKET),
         written(queries.UPDATE_ORDER, _MAKER),
         written(queries.INSERT_TRADES, _TRADE),
@@ -219,7 +220,7 @@ def measure(clients: int, duration_s: int, pins: dict[str, int]) -> Reached:
     with service.database(pins) as database, tempfile.TemporaryDirectory() as place:
         prepare_schema(database.url)
         with psycopg.connect(database.url, autocommit=True) as connection:
-            connection.execute(_FILL.encode())
+            connection.execute(FILL.encode())
         files = []
         for name, (share, script) in scripts().items():
             file = Path(place) / f"{name.replace(' ', '-')}.sql"

@@ -80,10 +80,12 @@ def describe(directory: Path, kind: Kind, options: Any) -> None:
     records.write_json(directory / "meta.json", content)
 
 
-def begun(directory: Path, points: dict[str, list[float]]) -> Options:
+def begun(directory: Path, points: dict[str, list[float]], generators: int = 1) -> Options:
     """What a run has written before its first trial; it is to measure these points only."""
     cases = [case for case in points if case != "null"]
-    options = Options(cases, "quick", "average", 1, {}, 1, search=False, points=points, trial_s=1.0)
+    options = Options(
+        cases, "quick", "average", 1, {}, 1, generators, search=False, points=points, trial_s=1.0
+    )
     run = Run(directory, options, print, print)
     content = records.meta("begun by a test", conditions(options, run, partial=True))
     records.write_json(directory / "meta.json", content)

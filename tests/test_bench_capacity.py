@@ -517,6 +517,20 @@ def killed(place: Path) -> None:
     assert {"book", "price", "order"} in probed
 
 
+@pytest.mark.parametrize("generators", [2, 3])
+def test_several_generators_send_what_one_would_and_each_order_is_where_it_should_be(
+    new_place: NewPlace, generators: int
+) -> None:
+    place = new_place()
+    begun(place, {"v3": [20.0]}, generators)
+    completed(place)
+    [one] = trials.read(place)
+    assert one.generator.sent == one.generator.scheduled > 0
+    assert one.generator.not_sent == 0
+    assert one.errors == {}
+    assert "every acknowledged order once" in " ".join(one.checks)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ties processes together on Linux")
 def test_a_run_that_is_broken_off_keeps_its_trials_leaves_no_process_and_goes_on(
     new_place: NewPlace,

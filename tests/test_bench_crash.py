@@ -32,6 +32,7 @@ def crashed(
         replayed=990,
         placed=lost * 3,
         doubled=doubled,
+        acknowledged_traded=200,
     )
 
 
@@ -108,13 +109,19 @@ def test_the_table_has_a_row_for_each_case_with_median_and_most(tmp_path: Path) 
     recorded(tmp_path, [*crashes, crashed("v3-wal")], "v3: something")
     _, _, flush, wal = crash_report.write(tmp_path)
     assert [cell.strip() for cell in flush.strip("|").split("|")] == [
-        "v3", "matched in memory", "3", "3,000", "12 (25)", "21", "2", "18", "0", "31",
+        "v3", "matched in memory", "3", "3,000", "12 (25)", "21", "2", "6 (12)", "4.2", "0", "31",
         "2,970", "111", "0", "0.80 (0.80)",
     ]  # fmt: skip
     assert "| 0 (0) |" in " ".join(wal.split())
     report = (tmp_path / "report.md").read_text()
     assert "- v3: something" in report
     assert flush in report
+
+
+def test_what_an_older_record_does_not_say_is_left_open(tmp_path: Path) -> None:
+    older = msgspec.structs.replace(crashed("v3", lost=2), acknowledged_traded=None)
+    recorded(tmp_path, [crashed("v3"), older])
+    assert "| 0.5 (1) | – |" in " ".join(crash_report.write(tmp_path)[2].split())
 
 
 def test_the_chart_is_drawn_again_from_the_records(tmp_path: Path) -> None:

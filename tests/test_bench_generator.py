@@ -47,14 +47,16 @@ def test_a_rate_is_held_if_all_was_sent_in_time_and_answered(
     assert Reached(1000.0, 1, 30.0, unanswered, health).ended_by == reason
 
 
+@pytest.mark.parametrize("generators", [1, 2])
 def test_what_was_offered_to_the_null_server_is_shown_and_recorded(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], generators: int
 ) -> None:
-    asked = ["--aiohttp", "--rate", "200", "--out", str(tmp_path)]
+    number = ["--generators", str(generators)]
+    asked = ["--aiohttp", "--rate", "200", *number, "--out", str(tmp_path)]
     assert generator_test.main(asked) == 0
     assert "200/s  sent" in capsys.readouterr().out
     [directory] = tmp_path.iterdir()
     [recorded] = json.loads((directory / "generator.json").read_text())
-    assert recorded["unanswered"] == 0.0
+    assert (recorded["generators"], recorded["unanswered"]) == (generators, 0.0)
     assert recorded["health"]["sent"] == recorded["health"]["scheduled"] > 0
     assert "--aiohttp --rate 200" in json.loads((directory / "meta.json").read_text())["command"]

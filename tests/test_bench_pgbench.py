@@ -4,11 +4,14 @@ import json
 import re
 from pathlib import Path
 
+import psycopg
 import pytest
+from conftest import NewDatabase
 
 from bench import pgbench
 from bench.exchange_client import HarnessError
 from common import queries
+from common.database import prepare_schema
 from common.model import Side
 
 
@@ -68,3 +71,16 @@ def test_a_run_counts_and_records_every_kind_of_transaction(
         [count] = re.findall(rf"^\| {name} +\| +([\d,]+) \|", said, re.MULTILINE)
         assert int(count.replace(",", "")) == each["count"] > 0
     assert f"with 2 clients: {recorded['percent_of_b3']:.0f} % of B3" in said
+
+
+def test_an_order_that_trades_meets_the_one_maker_that_it_fills(new_database: NewDatabase) -> None:
+    url = new_database()
+    prepare_schema(url)
+    makers = queries.MAKERS[Side.BID]
+    asked = {"symbol": "S7", "price": int(pgbench.BEST_ASK), "limit": 8}
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(pgbench.FILL.encode())
+        [expected] = connection.execute("SELECT md5('order' || 2 * 7 + 1)::uuid")
+        with psycopg.RawCursor(connection) as cursor:
+            cursor.execute(makers.text.encode(), [asked[name] for name in makers.parameters])
+            assert [row[:1] for row in cursor] == [expected]
