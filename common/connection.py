@@ -29,6 +29,9 @@ from common.overload import Overload
 from common.reply import CLOSE, Reply
 
 BODY_MAX_BYTES = 16 * 1024
+# What is longer no plain request is; and a body in so many chunks that aiohttp wants to pause its
+# connection must not come to a parser that has none.
+_WHOLE_MAX_BYTES = 2 * BODY_MAX_BYTES
 LOOK_AT_CLIENTS_S = 0.25
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -132,6 +135,8 @@ class Server(web.Server):
         The parser stays for the next connection only if nothing of this one can be left in it: it
         has seen one request that ends nothing, all of its body, and no byte behind that.
         """
+        if len(data) > _WHOLE_MAX_BYTES:
+            return None
         parser, self._parser = self._parser or self._new_parser(), None
         try:
             messages, _, _ = parser.feed_data(data)

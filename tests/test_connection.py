@@ -418,6 +418,7 @@ NOT_ONE_PLAIN_REQUEST = {
     "a body that ends as the beginning of another": post("/1", b"GET") + b"GET",
     "an empty line before the request": b"\r\n\r\n" + get("/1"),
     "chunks": get("/1", "Transfer-Encoding: chunked") + b"0\r\n\r\n",
+    "very many chunks": get("/1", "Transfer-Encoding: chunked") + b"1\r\n \r\n" * 20_000,
     "no HTTP": b"\x16\x03\x01\r\n\r\n",
     "two lengths": post("/1", b"{}", "Content-Length: 2"),
     "a client that waits before it sends the body": post("/1", b"{}", "Expect: 100-continue"),

@@ -449,6 +449,23 @@ def test_a_body_in_chunks_has_the_same_bound(alice: Broker) -> None:
             assert connection.getresponse().status == status
 
 
+@pytest.mark.parametrize(
+    ("size", "status"), [(BODY_MAX_BYTES, 201), (BODY_MAX_BYTES + 1, 413), (40_000, 413)]
+)
+def test_a_body_in_chunks_of_one_byte_has_the_same_bound(
+    alice: Broker, size: int, status: int
+) -> None:
+    chunks = [b"1\r\n%c\r\n" % byte for byte in padded(size)]
+    with closing(alice.client.connect()) as connection:
+        connection.putrequest("POST", "/orders")
+        connection.putheader("Authorization", f"Bearer {alice.key}")
+        connection.putheader("Transfer-Encoding", "chunked")
+        connection.endheaders(b"".join(chunks[: size // 2]))
+        assert alice.client.request("GET", "/health").status == 200  # so these have been read
+        connection.send(b"".join(chunks[size // 2 :]) + b"0\r\n\r\n")
+        assert connection.getresponse().status == status
+
+
 def test_a_compressed_body_has_the_same_bound_when_unpacked(alice: Broker) -> None:
     headers = {"Content-Encoding": "gzip"}
     bomb = gzip.compress(padded(10_000_000))
