@@ -123,7 +123,8 @@ class Pool:
             self._line.popleft()
 
     async def _keep(self) -> None:
-        """Replace connections that are lost, and add one while somebody waits for it."""
+        """Replace connections that are lost, add one while somebody waits for it, and serve those
+        who wait for one that was stuck when its places were given back."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_AGAIN_S):
@@ -142,7 +143,7 @@ class Pool:
                 with suppress(psycopg.Error, TimeoutError):
                     async with asyncio.timeout(CONNECT_PATIENCE_S):
                         self._channels.append(await self._connect())
-                    self._serve_line()
+            self._serve_line()
 
 
 def _end(turn: asyncio.Future[Channel], reason: str) -> None:

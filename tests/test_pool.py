@@ -1,14 +1,17 @@
 """More requests than database connections: some wait, the others are told so, nobody hangs."""
 
+import asyncio
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 
 import pytest
-from client import Reply, Service, eventually, locked, order_body
-from conftest import MEMORY_CASES, StartService
+from client import PATIENCE_S, Reply, Service, eventually, locked, order_body
+from conftest import MEMORY_CASES, NewDatabase, StartService
 
-from common.pool import PLACES
+from common.channel import Channel, Statement
+from common.database import conninfo
+from common.pool import PLACES, Pool
 
 pytestmark = pytest.mark.reads_the_database
 AT_ONCE = 120
@@ -121,3 +124,22 @@ def test_the_pool_never_has_more_connections_than_its_size(start_service: StartS
             assert before < connections(service)
         assert not is_refused(held[0].result())
         assert connections(service) <= most
+
+
+def test_who_waits_behind_a_stuck_connection_is_served_when_it_answers(
+    new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though whoever asked it has given it back without waiting, and nobody else will."""
+    monkeypatch.setattr("common.pool.STUCK_S", 1e-9)
+
+    async def play() -> None:
+        url = conninfo(new_database())
+        pool = Pool(lambda: Channel.open(url), size=1, wait_s=PATIENCE_S)
+        async with pool.opened():
+            channel = await pool.take(PLACES)
+            answer = channel.finish((Statement("SELECT pg_sleep(0.3)", (), b""), {}))
+            pool.give_back(channel, PLACES)
+            assert not answer.done()
+            assert await pool.take(PLACES) is channel
+
+    asyncio.run(play())
