@@ -23,6 +23,7 @@ from common.postgres import connection_error_line
 from common.tables import SCHEMA_VERSION, exchange_state, metadata
 
 CONNECT_TIMEOUT_S = 5
+NETWORK_PATIENCE_S = 30
 # Every statement lives in indexes, and keeps its plan whatever the statistics say and however much
 # history there is. Left to itself, PostgreSQL reads and hashes small tables as a whole, sorts what
 # an index has in order, and plans a statement anew where that looks cheaper than it is.
@@ -96,10 +97,15 @@ def _engine(connection: psycopg.Connection[Row]) -> Engine:
 
 
 def conninfo(url: str) -> str:
-    """``url`` with what every connection of ours needs: UTC, a name, plans, a limit to waiting."""
+    """``url`` with what every connection of ours needs: UTC, a name, plans, limits to waiting."""
     return make_conninfo(
         url,
         connect_timeout=CONNECT_TIMEOUT_S,
+        # A server may take long to answer; a network that has swallowed it is noticed in time.
+        tcp_user_timeout=NETWORK_PATIENCE_S * 1000,
+        keepalives_idle=NETWORK_PATIENCE_S // 2,
+        keepalives_interval=NETWORK_PATIENCE_S // 6,
+        keepalives_count=3,
         application_name="exchange",
         options=" ".join(f"-c {setting}" for setting in ("timezone=UTC", *PLANNING)),
     )

@@ -1,14 +1,18 @@
 """A connection that breaks takes nothing of the next one with it."""
 
 import asyncio
+import os
+import socket
+import sys
 
 import psycopg
+import pytest
 import uvloop
 from conftest import NewDatabase
 
 from common import queries
 from common.channel import Channel, statement_of
-from common.database import conninfo, prepare_schema
+from common.database import NETWORK_PATIENCE_S, conninfo, prepare_schema
 
 BACKEND_PID = statement_of("SELECT pg_backend_pid()")
 AT_ONCE, ROUNDS = 4, 60
@@ -42,3 +46,25 @@ def test_who_asks_while_the_server_hangs_up_is_told(new_database: NewDatabase) -
                 await asyncio.gather(*(open_and_break(url, killer) for _ in range(AT_ONCE)))
 
     uvloop.run(rounds())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other options")
+def test_a_network_that_swallows_everything_is_noticed() -> None:
+    """The kernel ends a connection of which nothing comes back, whatever is under way on it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"postgresql://exchange@127.0.0.1:{server.getsockname()[1]}/exchange"
+        begun = psycopg.pq.PGconn.connect_start(conninfo(url).encode())
+        with socket.socket(fileno=os.dup(begun.socket)) as opened:
+            assert opened.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            idle_s, interval_s, count, unanswered_ms = (
+                opened.getsockopt(socket.IPPROTO_TCP, option)
+                for option in (
+                    socket.TCP_KEEPIDLE,
+                    socket.TCP_KEEPINTVL,
+                    socket.TCP_KEEPCNT,
+                    socket.TCP_USER_TIMEOUT,
+                )
+            )
+        begun.finish()
+    assert idle_s + interval_s * count == NETWORK_PATIENCE_S
+    assert unanswered_ms == NETWORK_PATIENCE_S * 1000
