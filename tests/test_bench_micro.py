@@ -1,6 +1,7 @@
 """The micro-benchmarks: fits, report and charts, checks that can fail, and a run as a whole."""
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -31,7 +32,7 @@ from bench.micro import (
 )
 from bench.micro.books import SHAPES, Books
 from bench.micro.growth import Growth, fitted
-from bench.micro.measuring import decades
+from bench.micro.measuring import as_in_service, decades
 from bench.service import ROOT
 from bench.tables import newest_runs
 from common.book import BookSide
@@ -477,3 +478,10 @@ def test_ctrl_c_keeps_what_was_measured_and_leaves_no_process(tmp_path: Path) ->
     [directory] = tmp_path.iterdir()
     assert report.read(directory)[0].curve == "insert"
     assert json.loads((directory / "meta.json").read_text())["partial"]
+
+
+def test_the_garbage_collector_is_as_it_was_after_a_measurement_as_in_a_service() -> None:
+    before = gc.get_threshold(), list(gc.callbacks), gc.get_freeze_count()
+    with as_in_service():
+        assert (gc.get_threshold(), list(gc.callbacks), gc.get_freeze_count()) != before
+    assert (gc.get_threshold(), list(gc.callbacks), gc.get_freeze_count()) == before

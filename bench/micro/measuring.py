@@ -64,11 +64,12 @@ def measure(
 @contextmanager
 def as_in_service() -> Iterator[None]:
     """The garbage collector as a service has it once it serves, and then as it was before."""
-    thresholds = gc.get_threshold()
+    thresholds, callbacks = gc.get_threshold(), list(gc.callbacks)
     spare_the_collector()
     try:
         yield
     finally:
+        gc.callbacks[:] = callbacks
         gc.set_threshold(*thresholds)
         gc.unfreeze()
         gc.collect()
