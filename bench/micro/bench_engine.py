@@ -1,10 +1,15 @@
-"""The engine alone on the mix of the average day: orders, cancels, ends, and what they change."""
+"""The engine alone on the mix of the average day: orders, cancels, ends, and what they change.
 
-from collections import Counter
+Beside it a bare loop on the same commands, which knows fills and nothing else: what a matching
+engine can hardly do without, to see what the rest costs and how both stand deep books.
+"""
+
+from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 from itertools import count, islice
 
 import pytest
+from sortedcontainers import SortedDict
 
 from bench import traffic
 from bench.micro.books import resting_orders
@@ -12,6 +17,7 @@ from bench.micro.measuring import Benchmark, as_in_service, decades, measure, na
 from bench.replay import Command, carry_out, commands
 from common.changes import Changes
 from common.engine import Engine
+from common.model import Order, Side
 
 # Few symbols, so that their books can be deep; few commands, so that small books stay small.
 SCALE = 1.0
@@ -32,6 +38,22 @@ class Stretch:
     changes: Changes = field(default_factory=Changes)
 
 
+# Orders in their priority by rank: the price of an ask, the negative price of a bid.
+Levels = dict[int, deque[Order]]
+Fill = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Bare:
+    """Books without anything around them, bids and asks by symbol, and the commands to come."""
+
+    seed: int
+    size: int
+    books: dict[str, tuple[Levels, Levels]]
+    commands: list[Command]
+    fills: list[Fill] = field(default_factory=list)
+
+
 @pytest.mark.parametrize("size", decades(100, 100_000))
 def bench_engine(benchmark: Benchmark, size: int) -> None:
     """The commands of a tape on books with ``size`` resting orders for each symbol."""
@@ -40,32 +62,43 @@ def bench_engine(benchmark: Benchmark, size: int) -> None:
     def prepare() -> Stretch:
         return stretch(next(seeds), size)
 
-    def run(given: Stretch) -> None:
-        """As the cases that match in memory do it."""
-        engine, changes = given.engine, given.changes
-        for now_us, order, cancels in given.commands:
-            ended = engine.expire(now_us)
-            if ended:
-                changes.add_changed(ended)
-            if not cancels:
-                changes.add(order, *engine.submit(order))
-            elif order.is_open:
-                engine.cancel(order, now_us)
-                changes.add_changed((order,))
-
-    name(benchmark, "engine", "", size)
+    name(benchmark, "engine", "the engine", size)
     with as_in_service():
-        # To fill the largest books takes seconds.
-        rounds, warmup_rounds = (10, 1) if size < 100_000 else (2, 0)
-        measure(
-            benchmark,
-            prepare,
-            run,
-            check,
-            rounds=rounds,
-            operations=COMMANDS,
-            warmup_rounds=warmup_rounds,
-        )
+        measure(benchmark, prepare, run, check, operations=COMMANDS, **_rounds(size))
+
+
+@pytest.mark.parametrize("size", decades(100, 100_000))
+def bench_bare_loop(benchmark: Benchmark, size: int) -> None:
+    """The same commands on the same books, for their fills alone."""
+    seeds = count(1)
+
+    def prepare() -> Bare:
+        return bare(next(seeds), size)
+
+    name(benchmark, "engine", "a bare loop", size)
+    with as_in_service():
+        measure(benchmark, prepare, run_bare, check_bare, operations=COMMANDS, **_rounds(size))
+
+
+def _rounds(size: int) -> dict[str, int]:
+    """To fill the largest books takes seconds."""
+    return (
+        {"rounds": 10, "warmup_rounds": 1} if size < 100_000 else {"rounds": 2, "warmup_rounds": 0}
+    )
+
+
+def run(given: Stretch) -> None:
+    """As the cases that match in memory do it."""
+    engine, changes = given.engine, given.changes
+    for now_us, order, cancels in given.commands:
+        ended = engine.expire(now_us)
+        if ended:
+            changes.add_changed(ended)
+        if not cancels:
+            changes.add(order, *engine.submit(order))
+        elif order.is_open:
+            engine.cancel(order, now_us)
+            changes.add_changed((order,))
 
 
 def stretch(seed: int, resting: int) -> Stretch:
@@ -102,3 +135,67 @@ def check(done: Stretch) -> None:
         assert order.quantity - order.remaining_quantity == traded[order_id]
         assert order.is_open == (order_id in resting)
     assert all(not each.order.is_open for each in done.commands if each.cancels)
+
+
+def bare(seed: int, resting: int) -> Bare:
+    """The books and the commands of ``stretch``, as the bare loop has them."""
+    given = stretch(seed, resting)
+    books: dict[str, tuple[Levels, Levels]] = {
+        symbol: (SortedDict(), SortedDict()) for symbol in given.engine.books
+    }
+    for order in given.engine.resting():
+        _rest(books[order.symbol], order)
+    return Bare(seed, resting, books, given.commands)
+
+
+def _rest(book: tuple[Levels, Levels], order: Order) -> None:
+    assert order.price is not None
+    levels, rank = (book[0], -order.price) if order.side is Side.BID else (book[1], order.price)
+    queue = levels.get(rank)
+    if queue is None:
+        levels[rank] = deque((order,))
+    else:
+        queue.append(order)
+
+
+def run_bare(given: Bare) -> None:
+    """Fills, and who rests. What is cancelled or has ended is noticed when it is met."""
+    books, fills = given.books, given.fills
+    for now_us, taker, cancels in given.commands:
+        if cancels:
+            taker.remaining_quantity = 0
+            continue
+        book = books[taker.symbol]
+        makers, sign = (book[1], 1) if taker.side is Side.BID else (book[0], -1)
+        worst = None if taker.price is None else sign * taker.price
+        left = taker.remaining_quantity
+        while left and makers:
+            rank, queue = makers.peekitem(0)  # type: ignore[attr-defined]
+            if worst is not None and rank > worst:
+                break
+            maker = queue[0]
+            rests = maker.remaining_quantity
+            if rests and maker.valid_until_us > now_us:
+                quantity = min(left, rests)
+                fills.append((maker.id, taker.id, quantity))
+                left -= quantity
+                maker.remaining_quantity = rests = rests - quantity
+            else:
+                rests = 0
+            if not rests:
+                queue.popleft()
+                if not queue:
+                    del makers[rank]
+        taker.remaining_quantity = left
+        if left and taker.price is not None:
+            _rest(book, taker)
+
+
+def check_bare(done: Bare) -> None:
+    """The fills are those of the engine."""
+    expected = stretch(done.seed, done.size)
+    run(expected)
+    trades = expected.changes.trades
+    assert done.fills == [
+        (each.maker_order_id, each.taker_order_id, each.quantity) for each in trades
+    ]
