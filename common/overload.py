@@ -9,19 +9,19 @@ less than an answer. What was measured stands in docs/performance.md.
 from collections import deque
 
 # How often to look whether the event loop comes round in time.
-BEAT_S = 0.010
+BEAT_S = 0.005
 # Late is what would be felt; behind is who was late so many of the latest times. Once or twice may
 # be a pause after which the service catches up by itself. Not each time: long and short rounds may
 # alternate, where those that were answered together ask again together.
-LATE_S = 0.025
+LATE_S = 0.030
 LATE_BEATS, LATEST_BEATS = 3, 5
 # After this nobody catches up in time: where twice as much comes as can be answered, the next round
 # is twice as long.
 FAR_TOO_LATE_S = 0.1
 # Who is behind refuses what may have waited longer than this, and counts as behind until it has
 # refused nobody for a while. It is well above two beats, since what comes between them may have
-# waited as long as that also where nothing waits: at 20 ms a service stays behind for ever.
-WAIT_MAX_S = 0.025
+# waited as long as that also where nothing waits: at two beats a service stays behind for ever.
+WAIT_MAX_S = 0.020
 CALM_S = 1.0
 
 
