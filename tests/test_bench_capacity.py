@@ -449,8 +449,8 @@ def generates(process: "subprocess.Popen[str]") -> bool:
 
 
 def completed(directory: Path) -> None:
-    """Go on to the end, which must add what is missing and nothing else."""
-    before = trials.read(directory)
+    """Begin, or go on, to the end, which must add what is missing and nothing else."""
+    before = trials.read(directory) if (directory / trials.FILE).exists() else []
     command = json.loads((directory / "meta.json").read_text())["command"]
     with resumed(directory) as process:
         said, _ = process.communicate(timeout=4 * PATIENCE_S)
@@ -517,12 +517,11 @@ def killed(place: Path) -> None:
     assert {"book", "price", "order"} in probed
 
 
-@pytest.mark.parametrize("generators", [2, 3])
 def test_several_generators_send_what_one_would_and_each_order_is_where_it_should_be(
-    new_place: NewPlace, generators: int
+    new_place: NewPlace,
 ) -> None:
     place = new_place()
-    begun(place, {"v3": [20.0]}, generators)
+    begun(place, {"v3": [20.0]}, generators=2)
     completed(place)
     [one] = trials.read(place)
     assert one.generator.sent == one.generator.scheduled > 0
