@@ -10,7 +10,7 @@ from client import PATIENCE_S, Reply, Service, eventually, locked, order_body
 from conftest import MEMORY_CASES, NewDatabase, StartService
 
 from common.channel import Channel, Statement
-from common.database import conninfo
+from common.database import conninfo, prepare_schema
 from common.pool import PLACES, Pool
 
 pytestmark = pytest.mark.reads_the_database
@@ -133,8 +133,9 @@ def test_who_waits_behind_a_stuck_connection_is_served_when_it_answers(
     monkeypatch.setattr("common.pool.STUCK_S", 1e-9)
 
     async def play() -> None:
-        url = conninfo(new_database())
-        pool = Pool(lambda: Channel.open(url), size=1, wait_s=PATIENCE_S)
+        url = new_database()
+        prepare_schema(url)
+        pool = Pool(lambda: Channel.open(conninfo(url)), size=1, wait_s=PATIENCE_S)
         async with pool.opened():
             channel = await pool.take(PLACES)
             answer = channel.finish((Statement("SELECT pg_sleep(0.3)", (), b""), {}))
