@@ -91,7 +91,7 @@ ROUTES = (
         "GET",
         "/orders",
         Access.BROKER,
-        "Own orders, newest first",
+        "Own orders, newest first; a page chosen from many may be short and still have a next one",
         200,
         OrderPage,
         query=_LISTING,
