@@ -17,6 +17,7 @@ from bench.trial import Summary
 
 BEGIN, END = "<!-- measured: python -m bench tables -->", "<!-- /measured -->"
 PUBLISHED, AVERAGE = "publish", "average"
+REPEATS_MIN = 3
 # Which cases a README shows.
 READMES = {
     "README.md": ("v1", "v2", "v3"),
@@ -51,13 +52,17 @@ def runs_of(layout: str, results: Path = DEFAULT_DIRECTORY, *, whole: bool = Fal
 
 
 def newest_published(results: Path = DEFAULT_DIRECTORY) -> Path | None:
-    """The newest whole capacity run in publish mode, of all three cases on the average day."""
+    """The newest whole capacity run in publish mode, of all three cases on the average day.
+
+    It has ``REPEATS_MIN`` repeats at least: of fewer there is hardly a range.
+    """
     published = [
         run
         for run, conditions in _runs(results)
         if conditions.get("layout") == LAYOUT
         and conditions["mode"]["name"] == PUBLISHED
         and conditions["options"]["trial_s"] is None
+        and conditions["options"]["repeats"] >= REPEATS_MIN
         and conditions["options"]["profile"] == AVERAGE
         and {"v1", "v2", "v3"} <= set(conditions["options"]["cases"])
         and _is_whole(conditions)

@@ -222,7 +222,7 @@ def test_its_capacity_runs_are_no_runs_of_their_own(run: Path, tmp_path: Path) -
     assert tables.newest_published(run.parent) is None
     assert tables.newest_runs(run.parent) == [run]
     whole = tmp_path / "20250101T000000Z_b"
-    capacity_run(whole, capacity.Options(CASES, "publish", "average", 1, {}, 1))
+    capacity_run(whole, capacity.Options(CASES, "publish", "average", 1, {}, 3))
     (tmp_path / run.name).symlink_to(run)
     assert tables.newest_published(tmp_path) == whole
     assert tables.newest_runs(tmp_path) == [whole, tmp_path / run.name]
