@@ -60,6 +60,8 @@ class Mode(msgspec.Struct, frozen=True):
 # The gate compares the CPU per request at half of the capacity; several trials tell its noise.
 HALF = 0.5
 _HALVES = (HALF, HALF, HALF)
+# How long the machine is looked at before each trial.
+LOOK_S = 0.5
 
 
 MODES = {
@@ -312,11 +314,13 @@ class Run:
             return
         self._made.close()  # nothing else may be at work
         self._bed = None
-        cores: list[int | None] = [*sorted(set(self.options.pins.values()))] or [None]
         self._show("the machine by itself")
-        seen = evenness.measured(repeat, cores, mode_of(self.options).duration_s)
+        seen = evenness.measured(repeat, self._cores(), mode_of(self.options).duration_s)
         evenness.write(self.directory, seen)
         self._say(evenness.sentence(seen))
+
+    def _cores(self) -> list[int | None]:
+        return [*sorted(set(self.options.pins.values()))] or [None]
 
     def _next(self) -> Task | None:
         return next_task(self.options, self.done, self._start)
@@ -366,6 +370,7 @@ class Run:
             seed=self._seed(task.repeat),
             duration_s=duration_of(mode, task.purpose),
             offered_per_s=profile.requests_per_s * task.rate / 100.0,
+            machine_per_s=evenness.speed(self._cores(), LOOK_S),
         )
         with tempfile.TemporaryDirectory() as workdir:
             one, samples = self._measured(ready, setting, Path(workdir))

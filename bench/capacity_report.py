@@ -175,6 +175,8 @@ def markdown(directory: Path, findings: Findings, done: Sequence[Record]) -> str
     ]
     seen = evenness.read(directory)
     lines += [f"- {evenness.sentence(seen)}"] if seen else []
+    speeds = [one.machine_per_s for one in done if one.machine_per_s is not None]
+    lines += [f"- {evenness.speeds_sentence(speeds)}"] if speeds else []
     lines += records.doubts(meta)
     lines += lines_of(findings)
     for name, text in CHARTS.items():
@@ -194,7 +196,8 @@ CHARTS = {
 
 
 def trial_table(done: Sequence[Record]) -> list[str]:
-    """Every trial with its verdict."""
+    """Every trial with its verdict; and, where it is known, how fast the machine was before it."""
+    fastest = max((one.machine_per_s or 0.0 for one in done), default=0.0)
     rows = [
         (
             str(one.number),
@@ -205,12 +208,17 @@ def trial_table(done: Sequence[Record]) -> list[str]:
             milliseconds(one.everything.latency_ms_p50),
             milliseconds(one.everything.latency_ms_p99),
             f"{one.over / max(one.total, 1):.2%}",
+            *([_share(one.machine_per_s, fastest)] if fastest else []),
             "; ".join([str(one.verdict), *one.reasons, *one.faults]),
         )
         for one in done
     ]
-    headers = ("trial", "case", "repeat", "for", "load", "p50 ms", "p99 ms", "> 50 ms", "verdict")
-    return table(headers, rows)
+    before = ("trial", "case", "repeat", "for", "load", "p50 ms", "p99 ms", "> 50 ms")
+    return table((*before, *(["machine"] if fastest else []), "verdict"), rows)
+
+
+def _share(part: float | None, whole: float) -> str:
+    return "–" if part is None else f"{part / whole:.0%}"
 
 
 def _postgres(cpu_us: dict[str, float]) -> float | None:

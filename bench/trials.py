@@ -54,6 +54,8 @@ class Record(msgspec.Struct, frozen=True):
     ``flush_age_ms_max`` how long the oldest change has waited for the database. ``cpu_share`` is of
     one core, ``backlog`` the requests in flight at equal distances over the measured time.
     ``log`` is None without a write-ahead log, and in records from before 2026-11-26.
+    ``machine_per_s`` is how fast the machine was right before it (``evenness.speed``), None in
+    records from before 2026-11-27T19.
     """
 
     number: int
@@ -89,6 +91,7 @@ class Record(msgspec.Struct, frozen=True):
     checks: list[str]
     faults: list[str]
     log: LogWrites | None = None
+    machine_per_s: float | None = None
 
     @property
     def name(self) -> str:
@@ -112,6 +115,7 @@ class Setting(msgspec.Struct, frozen=True):
     seed: int
     duration_s: float
     offered_per_s: float
+    machine_per_s: float
 
 
 def record(

@@ -476,7 +476,12 @@ def completed(directory: Path) -> None:
     looked = evenness.read(directory)
     assert [each.repeat for each in looked] == [1] * max(1, len(set(asked.pins.values())))
     assert {each.core for each in looked} - {None} == set(asked.pins.values())
-    assert "This machine by itself" in (directory / "report.md").read_text()
+    report = " ".join((directory / "report.md").read_text().split())
+    assert "This machine by itself" in report
+    speeds = [one.machine_per_s or 0.0 for one in after]
+    assert min(speeds) > 0.0
+    assert f"before each of {len(speeds)} trials" in report
+    assert all(f"| {each / max(speeds):.0%} |" in report for each in speeds)
     summary = json.loads((directory / "summary.json").read_text())
     shown = [*summary["cases"], *([summary["null"]] if summary["null"] else [])]
     assert sum(each["trials"] for each in shown) == len(after)
