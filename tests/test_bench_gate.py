@@ -554,6 +554,7 @@ def test_a_service_that_burns_100_us_more_for_each_request_is_caught(
 ) -> None:
     monkeypatch.setitem(capacity.MODES, "short", Mode("short", 1.0, 0.1, 1.0, null="short"))
     monkeypatch.setattr(capacity, "WARMUP_S", 0.5)
+    monkeypatch.setattr(capacity, "LOOK_S", 0.1)
     # A generator that is late on a busy machine spoils latencies; here only CPU is looked at.
     monkeypatch.setattr(figures, "SEND_LAG_MS_MAX", 100.0)
     directory = tmp_path / "run"

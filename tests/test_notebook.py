@@ -19,7 +19,7 @@ from bench.exchange_client import HarnessError
 from bench.service import ROOT
 
 CASES = ["v1", "v2", "v3"]
-PUBLISHED = capacity.Options(CASES, "publish", "average", 1, {}, repeats=1)
+PUBLISHED = capacity.Options(CASES, "publish", "average", 1, {}, repeats=3)
 QUICK = capacity.Options(CASES, "quick", "average", 1, {}, repeats=1)
 # What a cell may consist of: calls and names, and one loop to show several things.
 ALLOWED = (
