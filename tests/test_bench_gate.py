@@ -526,7 +526,7 @@ def test_ctrl_c_ends_a_check_at_once_and_leaves_no_process(
 RATE = 100.0
 SLOWED = "v3x1"  # as good a label as v3, and its results stand beside those of v3
 SLOW_MODULE = "tests.slowed_casev3"
-TRIALS_EACH = (2, 5, 10)  # more where the host is too noisy for fewer
+TRIALS_EACH = (2, 4, 8)  # more where the host is too noisy for fewer
 
 
 def real_rulings(done: list[Record], options: Options) -> tuple[list[Ruling], list[Ruling]]:
