@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 
 from common import queries
 from common.channel import Parameters, Row, Statement
+from common.database import uuid_of
 from common.model import Broker, OrderDetail, OrderQuery
 
 # Who asks, and the rows of the answer.
@@ -18,10 +19,11 @@ async def stored_page(
     The id is 0 where that was all. Raises what ``ask`` raises.
     """
     parameters = queries.page_parameters(key_hash, query)
+    until_id = 0
+    if query.status is not None or query.symbol is not None:
+        # Asked first, so that what comes or is closed meanwhile changes nothing of the range.
+        _, ends = await ask(key_hash, queries.PAGE_END[query.status], parameters)
+        until_id = ends[0][0].int if ends else 0
+    parameters["until_id"] = uuid_of(until_id)
     _, rows = await ask(key_hash, queries.OWN_ORDERS[query.status], parameters)
-    found = [detail for _, detail in queries.details_of(rows)]
-    if len(found) > query.limit or (query.status is None and query.symbol is None):
-        return found, 0
-    # Asked afterwards, it can have moved up only, and what it leaves out is for the next page.
-    _, rows = await ask(key_hash, queries.PAGE_END[query.status], parameters)
-    return found, rows[0][0].int if rows else 0
+    return [detail for _, detail in queries.details_of(rows)], until_id

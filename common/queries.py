@@ -314,50 +314,42 @@ _broker_of_key = (
 )
 
 
-def _looked_at(*conditions: ColumnElement[bool]) -> Select[Any]:
-    """Those of the broker's orders that a page is chosen from."""
+def _below(*conditions: ColumnElement[bool]) -> Select[Any]:
+    """The ids of the broker's orders below one, newest first."""
+    smaller = orders.c.id < bindparam("before_id", type_=Uuid)
     return (
-        select(orders.c.id, orders.c.symbol, _close_reason.label("close_reason"))
-        .where(
-            orders.c.broker_id == _broker_of_key,
-            orders.c.id < bindparam("before_id", type_=Uuid),
-            *conditions,
-        )
+        select(orders.c.id)
+        .where(orders.c.broker_id == _broker_of_key, smaller, *conditions)
         .order_by(orders.c.id.desc())
     )
 
 
-def _page(looked_at: Select[Any], is_open: bool | None) -> Statement:
-    own = looked_at.limit(literal_column(str(LOOKED_AT_MAX))).subquery("own")
-    conditions = [func.coalesce(bindparam("symbol", type_=Text), own.c.symbol) == own.c.symbol]
-    if is_open is not None:
-        reason = own.c.close_reason
-        conditions.append(reason.is_(None) if is_open else reason.is_not(None))
-    chosen = (
-        select(own.c.id)
-        .where(*conditions)
-        .order_by(own.c.id.desc())
-        .limit(bindparam("limit", type_=BigInteger))
-        .subquery("page")
-    )
-    return compiled(_details(chosen))
+def _page_end(own: Select[Any]) -> Statement:
+    """The last order that is looked at for a page, if there are so many."""
+    last = own.offset(literal_column(str(LOOKED_AT_MAX - 1))).limit(literal_column("1"))
+    return compiled(last)
 
 
-def _page_end(looked_at: Select[Any]) -> Statement:
-    """The last order that is looked at, if there are so many."""
-    return compiled(
-        looked_at.with_only_columns(orders.c.id)
-        .offset(literal_column(str(LOOKED_AT_MAX - 1)))
-        .limit(literal_column("1"))
-    )
+def _page(own: Select[Any], *conditions: ColumnElement[bool]) -> Statement:
+    """A page of those from an id on that meet the conditions too."""
+    chosen = own.where(
+        orders.c.id >= bindparam("until_id", type_=Uuid),
+        func.coalesce(bindparam("symbol", type_=Text), orders.c.symbol) == orders.c.symbol,
+        *conditions,
+    ).limit(bindparam("limit", type_=BigInteger))
+    return compiled(_details(chosen.subquery("page")))
 
 
 # What the index orders_open_of_broker holds, in the words that it is made with.
 _in_open_of_broker = func.coalesce(orders.c.close_reason, _word("open")) == _word("open")
-_all, _open = _looked_at(), _looked_at(_in_open_of_broker)
-OWN_ORDERS = {None: _page(_all, None), "open": _page(_open, True), "closed": _page(_all, False)}
+_all, _open = _below(), _below(_in_open_of_broker)
 _all_end = _page_end(_all)
 PAGE_END = {None: _all_end, "open": _page_end(_open), "closed": _all_end}
+OWN_ORDERS = {
+    None: _page(_all),
+    "open": _page(_open, _close_reason.is_(None)),
+    "closed": _page(_all, _close_reason.is_not(None)),
+}
 
 
 def page_parameters(key_hash: bytes, query: OrderQuery) -> dict[str, Any]:
