@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from bench import bed, checking, evenness, records, traffic, trials
+from bench import bed, checking, evenness, pace, records, traffic, trials
 from bench.bed import Bed
 from bench.checking import Audit
 from bench.exchange_client import HarnessError
@@ -44,7 +44,8 @@ class Mode(msgspec.Struct, frozen=True):
     in ``around``, as often as each stands there, and at the rates in ``at``, percent of B3, that it
     can carry. ``duration_s`` is that of a trial of a search: all are as long, since a bound that a
     short trial found and long ones overturn costs more than it saved. What is measured beside the
-    search may be as short as ``curve_s``.
+    search may be as short as ``curve_s``. A trial during which a core had less than ``pace_min`` of
+    its usual pace does not count, and is made again.
     """
 
     name: str
@@ -55,13 +56,14 @@ class Mode(msgspec.Struct, frozen=True):
     around: tuple[float, ...] = ()
     at: tuple[float, ...] = ()
     null: str = "quick"
+    pace_min: float = 0.0
 
 
 # The gate compares the CPU per request at half of the capacity; several trials tell its noise.
 HALF = 0.5
 _HALVES = (HALF, HALF, HALF)
-# How long the machine is looked at before each trial.
-LOOK_S = 0.5
+# How many trials in a row may have to be made again, before the run is broken off.
+SLOWED_IN_A_ROW_MAX = 10
 
 
 MODES = {
@@ -78,6 +80,7 @@ MODES = {
             around=(*_HALVES, 0.75, 0.9, 1.0, 1.1),
             at=(25.0, 100.0, 300.0),
             null="default",
+            pace_min=0.85,
         ),
     )
 }
@@ -120,6 +123,29 @@ class Task:
 
 Say = Callable[[str], None]
 Modules = dict[str, str]
+
+
+def slowed(options: Options, done: Sequence[Record]) -> dict[int, str]:
+    """Why trials do not count: by number, those for which the machine was slower than usual.
+
+    What is usual is known only in the end, so a trial may be found to be slow later.
+    """
+    least = MODES[options.mode].pace_min
+    if not least:
+        return {}
+    usual = pace.usual([one.paces for one in done])
+    shares = {one.number: pace.shares(one.paces, usual) for one in done}
+    return {
+        number: ", ".join(f"core {core} at {part:.0%}" for core, part in own.items())
+        for number, own in shares.items()
+        if any(part < least for part in own.values())
+    }
+
+
+def counted(options: Options, done: Sequence[Record]) -> list[Record]:
+    """The trials that count."""
+    without = slowed(options, done)
+    return [one for one in done if one.number not in without]
 
 
 def votes(records_: Sequence[Record], case: str, repeat: int, tight: bool = False) -> list[Vote]:
@@ -296,16 +322,28 @@ class Run:
         self._made = ExitStack()
 
     def complete(self) -> None:
-        """Measure whatever is missing. Raises HarnessError, also when an audit fails."""
+        """Measure whatever is missing.
+
+        Raises HarnessError, also when an audit fails, and when the machine is slow for long.
+        """
+        in_a_row = 0
         with self._made:
             while (task := self._next()) is not None:
                 self._look_at_the_machine(task.repeat)
                 one = self._trial(self._ready(task.case, task.repeat), task)
-                self._say(line_of(one, self._left_s(task)))
+                slow = slowed(self.options, self.done).get(one.number)
+                self._say(line_of(one, self._left_s(task), slow))
                 if one.faults:
                     raise HarnessError(
                         f"AUDIT FAILED, the run is void: {one.case} at {one.rate:g} %: "
                         + "; ".join(one.faults)
+                    )
+                in_a_row = 0 if slow is None else in_a_row + 1
+                if in_a_row == SLOWED_IN_A_ROW_MAX:
+                    raise HarnessError(
+                        f"the machine is too slow now: {in_a_row} trials in a row do not count "
+                        f"({slow} of its usual pace); go on when it is calm, with --resume "
+                        f"{os.path.relpath(self.directory)}"
                     )
 
     def _look_at_the_machine(self, repeat: int) -> None:
@@ -323,7 +361,7 @@ class Run:
         return [*sorted(set(self.options.pins.values()))] or [None]
 
     def _next(self) -> Task | None:
-        return next_task(self.options, self.done, self._start)
+        return next_task(self.options, counted(self.options, self.done), self._start)
 
     def _start(self, case: str) -> float:
         """The first rate of a search: from the last result, or from how fast the seeding went."""
@@ -370,7 +408,6 @@ class Run:
             seed=self._seed(task.repeat),
             duration_s=duration_of(mode, task.purpose),
             offered_per_s=profile.requests_per_s * task.rate / 100.0,
-            machine_per_s=evenness.speed(self._cores(), LOOK_S),
         )
         with tempfile.TemporaryDirectory() as workdir:
             one, samples = self._measured(ready, setting, Path(workdir))
@@ -399,6 +436,7 @@ class Run:
                 lambda seen: self._show(_live(setting, seen)),
                 prober=prober,
                 generators=self.options.generators,
+                cores=self._cores(),
             )
             if not load.finished.complete:
                 raise KeyboardInterrupt
@@ -437,14 +475,15 @@ class Run:
         )
 
 
-def line_of(one: Record, left_s: float) -> str:
-    """One lasting line for a trial."""
+def line_of(one: Record, left_s: float, slow: str | None = None) -> str:
+    """One lasting line for a trial; ``slow`` as in ``slowed``."""
     everything, verdict = one.everything, one.verdict.upper()
     latency = " / ".join(
         "∞" if value is None else f"{value:.1f}"
         for value in (everything.latency_ms_p50, everything.latency_ms_p99)
     )
     why = f": {one.reasons[0]}" if one.reasons else ""
+    why += f", does not count: {slow}" if slow else ""
     left = f"{left_s // 60:.0f}:{left_s % 60:02.0f} left" if left_s else ""
     return (
         f"{one.number:3d}  {one.case:4}  {one.rate:7,.1f} %  {one.offered_per_s:7,.0f}/s  "

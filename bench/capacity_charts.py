@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from bench import records, trials
+from bench.capacity import counted
 from bench.capacity_cli import read_options
 from bench.capacity_report import capacity_text
 from bench.chart_style import (
@@ -51,7 +52,8 @@ def draw(directory: Path) -> list[Path]:
 
 def figures(directory: Path) -> dict[str, Figure]:
     """All charts of a run by their names; none without a trial of a case. Raises HarnessError."""
-    options, done = read_options(directory), trials.read(directory)
+    options = read_options(directory)
+    done = counted(options, trials.read(directory))
     findings = found(options, done)
     if not findings.cases:
         return {}

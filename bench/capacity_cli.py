@@ -18,6 +18,7 @@ from bench.capacity import (
     beside_the_generator,
     bounds_found,
     conditions,
+    counted,
 )
 from bench.exchange_client import HarnessError
 from bench.options import (
@@ -191,7 +192,7 @@ def bounds_of_run(directory: Path, profile: str, cases: Sequence[str]) -> dict[s
     """
     try:
         options = read_options(directory)
-        done = trials.read(directory)
+        done = counted(options, trials.read(directory))
     except HarnessError as error:
         raise HarnessError(f"--begin-at: {error}") from None
     if options.profile != profile:

@@ -1,11 +1,13 @@
 """A capacity run as text and files: its findings, tables and charts, all made from its records."""
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
-from bench import evenness, records, trials
+from bench import evenness, pace, records, trials
+from bench.capacity import slowed
 from bench.capacity_cli import read_options
 from bench.exchange_client import HarnessError
 from bench.findings import Finding, Findings, Range, found
@@ -21,7 +23,8 @@ def write(directory: Path) -> Findings:
     options, done = read_options(directory), trials.read(directory)
     findings = found(options, done)
     records.write_json(directory / SUMMARY, findings)
-    (directory / REPORT).write_text(markdown(directory, findings, done))
+    slow = slowed(options, done)
+    (directory / REPORT).write_text(markdown(directory, findings, done, slow))
     return findings
 
 
@@ -158,8 +161,13 @@ def tight_text(one: Finding) -> str:
     return _range_text(one.tight) + ending
 
 
-def markdown(directory: Path, findings: Findings, done: Sequence[Record]) -> str:
-    """report.md: conditions before claims, then tables, sentences and every trial."""
+def markdown(
+    directory: Path, findings: Findings, done: Sequence[Record], slow: Mapping[int, str]
+) -> str:
+    """report.md: conditions before claims, then tables, sentences and every trial.
+
+    ``slow`` as in ``capacity.slowed``.
+    """
     meta = msgspec.json.decode((directory / "meta.json").read_bytes())
     machine = meta["machine"]
     title = f"# Capacity: {', '.join(each.case for each in findings.cases)}"
@@ -175,13 +183,13 @@ def markdown(directory: Path, findings: Findings, done: Sequence[Record]) -> str
     ]
     seen = evenness.read(directory)
     lines += [f"- {evenness.sentence(seen)}"] if seen else []
-    speeds = [one.machine_per_s for one in done if one.machine_per_s is not None]
-    lines += [f"- {evenness.speeds_sentence(speeds)}"] if speeds else []
+    if usual := pace.usual([one.paces for one in done]):
+        lines += [f"- {pace_sentence(done, usual, slow)}"]
     lines += records.doubts(meta)
     lines += lines_of(findings)
     for name, text in CHARTS.items():
         lines += ["", f"![{text}]({name}.svg)"]
-    lines += ["", "## Trials", "", *trial_table(done), ""]
+    lines += ["", "## Trials", "", *trial_table(done, slow), ""]
     return "\n".join(lines)
 
 
@@ -195,9 +203,21 @@ CHARTS = {
 }
 
 
-def trial_table(done: Sequence[Record]) -> list[str]:
-    """Every trial with its verdict; and, where it is known, how fast the machine was before it."""
-    fastest = max((one.machine_per_s or 0.0 for one in done), default=0.0)
+def pace_sentence(
+    done: Sequence[Record], usual: Mapping[str, float], slow: Mapping[int, str]
+) -> str:
+    """How fast the slower core was while the trials ran, as a condition of a run."""
+    slower = [min(pace.shares(one.paces, usual).values()) for one in done if one.paces]
+    return (
+        f"While {len(slower)} trials ran, the slower core had {statistics.median(slower):.0%} of "
+        f"its usual pace in the median and {min(slower):.0%} at least; {len(slow)} of them do not "
+        "count for that."
+    )
+
+
+def trial_table(done: Sequence[Record], slow: Mapping[int, str]) -> list[str]:
+    """Every trial with its verdict; and, where it is known, how fast the slower core was."""
+    usual = pace.usual([one.paces for one in done])
     rows = [
         (
             str(one.number),
@@ -208,17 +228,23 @@ def trial_table(done: Sequence[Record]) -> list[str]:
             milliseconds(one.everything.latency_ms_p50),
             milliseconds(one.everything.latency_ms_p99),
             f"{one.over / max(one.total, 1):.2%}",
-            *([_share(one.machine_per_s, fastest)] if fastest else []),
-            "; ".join([str(one.verdict), *one.reasons, *one.faults]),
+            *([_slower(one, usual)] if usual else []),
+            "; ".join([*_verdict(one, slow), *one.reasons, *one.faults]),
         )
         for one in done
     ]
     before = ("trial", "case", "repeat", "for", "load", "p50 ms", "p99 ms", "> 50 ms")
-    return table((*before, *(["machine"] if fastest else []), "verdict"), rows)
+    return table((*before, *(["machine"] if usual else []), "verdict"), rows)
 
 
-def _share(part: float | None, whole: float) -> str:
-    return "–" if part is None else f"{part / whole:.0%}"
+def _slower(one: Record, usual: Mapping[str, float]) -> str:
+    slowest = min(pace.shares(one.paces, usual).values(), default=None)
+    return "–" if slowest is None else f"{slowest:.0%}"
+
+
+def _verdict(one: Record, slow: Mapping[int, str]) -> list[str]:
+    said = [str(one.verdict)]
+    return [*said, f"does not count ({slow[one.number]})"] if one.number in slow else said
 
 
 def _postgres(cpu_us: dict[str, float]) -> float | None:

@@ -3,8 +3,7 @@
 A shared machine takes a core away for milliseconds, or lets it run at half of its speed for some
 tenths of a second, and need not report any of that as stolen. A service that is nearly busy falls
 behind then, whatever it is made of. So each repeat of a search begins with a loop on each core that
-only counts how often it comes round, and what that saw stands before the results. For a moment
-before each trial the same loop tells how fast the machine is just then.
+only counts how often it comes round, and what that saw stands before the results.
 """
 
 import os
@@ -84,15 +83,6 @@ def measured(repeat: int, cores: Sequence[int | None], duration_s: float) -> lis
     return [evenness(repeat, core, rounds) for core, rounds in seen]
 
 
-def speed(cores: Sequence[int | None], duration_s: float) -> float:
-    """How often a second the loop comes round on the slower of the cores, all at once.
-
-    That of the median tenth of a second. Raises HarnessError as ``measured`` does.
-    """
-    slower = min(statistics.median(each.counts) for each in _rounds(cores, duration_s))
-    return slower / TENTH_S
-
-
 def _rounds(cores: Sequence[int | None], duration_s: float) -> list[Rounds]:
     with ExitStack() as stack:
         loops = [stack.enter_context(_loop(core, duration_s)) for core in cores]
@@ -151,16 +141,6 @@ def sentence(seen: Sequence[Evenness]) -> str:
         f"This machine by itself, before each repeat: {slow} of {tenths:,} tenths of a second on "
         f"its cores did less than {SLOW_BELOW_PERCENT}% of the median, the slowest did "
         f"{slowest:.0%}, and the longest standstill was {longest_ms:.1f} ms."
-    )
-
-
-def speeds_sentence(speeds: Sequence[float]) -> str:
-    """How fast the machine was before the trials, at least one, as a condition of a run."""
-    fastest, median = max(speeds), statistics.median(speeds)
-    return (
-        f"Its speed by itself, before each of {len(speeds)} trials: the loop came round "
-        f"{fastest:,.0f} times a second at most, {median / fastest:.0%} of that in the median and "
-        f"{min(speeds) / fastest:.0%} at least."
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from bench.attribution import Bottleneck, Knee, bottleneck, mean_of
-from bench.capacity import Options, mode_of, search_step, search_votes
+from bench.capacity import Options, counted, mode_of, search_step, search_votes
 from bench.figures import KindFigures
 from bench.search import Capacity, bounds, split
 from bench.service import NULL, Case
@@ -95,8 +95,8 @@ class Findings(msgspec.Struct, frozen=True):
 
 
 def found(options: Options, records: Sequence[Record]) -> Findings:
-    """The findings of a run, whole or not; a case without trials is left out."""
-    records = [one for one in records if one.repeat <= options.repeats]
+    """The findings of a run, whole or not; a case without trials that count is left out."""
+    records = [one for one in counted(options, records) if one.repeat <= options.repeats]
     measured = [
         _finding(options, records, case)
         for case in [NULL.label, *options.cases]

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,12 @@ from signal import SIGKILL
 import msgspec
 import numpy as np
 
+from bench import pace
 from bench.exchange_client import Broker, HarnessError
 from bench.figures import Samples
 from bench.loadgen import Event, Finished, Progress, Spec, Start, Started, share_of
 from bench.observe import Seen, watching
+from bench.pace import Pace
 from bench.service import ROOT, Place, child
 from bench.traffic import Integers, Tape
 
@@ -34,7 +36,8 @@ class Load:
     """What came back from the generator and was seen beside it.
 
     ``remaining`` is what was left of each order when it was acknowledged, shape (n,), -1 for other
-    requests. ``cpu_share`` is that of one core by process, over the measured part of the schedule.
+    requests. ``cpu_share`` is that of one core by process, over the measured part of the schedule;
+    ``paces`` are those of the cores that were watched, over the same.
     """
 
     samples: Samples
@@ -45,6 +48,7 @@ class Load:
     finished: Finished
     seen: Seen
     cpu_share: dict[str, float]
+    paces: dict[str, Pace]
 
     def cpu_us_per_request(self) -> dict[str, float]:
         """By process, per measured request that was sent."""
@@ -61,16 +65,17 @@ def drive(
     prober: Broker | None = None,
     generators: int = 1,
     watch: bool = True,
+    cores: Sequence[int | None] = (),
 ) -> Load:
     """Let the generators run and watch. After Ctrl-C they are told to end, and keep what they have.
 
     ``generators`` processes share the tape. Without ``watch`` nothing is seen beside the load, for
-    a service that will not be there at the end.
+    a service that will not be there at the end. The pace of these ``cores`` is watched.
     """
     specs = _shares(spec, generators, len(tape))
     number = len(spec.broker_keys)
     watched = watching(place, prober, number) if watch else nullcontext(Seen())
-    with ExitStack() as running, watched as seen:
+    with pace.watching(cores) as looks, ExitStack() as running, watched as seen:
         processes = [running.enter_context(_generator(each)) for each in specs]
         followed = _follow(processes, spec, show, seen)
     if followed is None:
@@ -80,7 +85,8 @@ def drive(
     started, finished = followed
     samples, order_ids, remaining, offered = _arrays(specs, tape)
     cpu_share = seen.cpu_share() | {"generator": finished.cpu_s / finished.wall_s}
-    return Load(samples, order_ids, remaining, offered, started, finished, seen, cpu_share)
+    paces = pace.paces(looks, seen.begin_s, seen.end_s)
+    return Load(samples, order_ids, remaining, offered, started, finished, seen, cpu_share, paces)
 
 
 def _shares(spec: Spec, generators: int, requests: int) -> list[Spec]:

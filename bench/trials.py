@@ -15,6 +15,7 @@ from bench.checking import Audit
 from bench.exchange_client import HarnessError
 from bench.figures import GeneratorHealth, KindFigures, percentile
 from bench.load import Load
+from bench.pace import Pace
 from bench.verdict import LIMIT_MS, TIGHT_LIMIT_MS, Stability, Verdict
 from bench.wire import Health
 
@@ -54,8 +55,7 @@ class Record(msgspec.Struct, frozen=True):
     ``flush_age_ms_max`` how long the oldest change has waited for the database. ``cpu_share`` is of
     one core, ``backlog`` the requests in flight at equal distances over the measured time.
     ``log`` is None without a write-ahead log, and in records from before 2026-11-26.
-    ``machine_per_s`` is how fast the machine was right before it (``evenness.speed``), None in
-    records from before 2026-11-27T19.
+    ``paces`` says how fast each core was meanwhile; empty in records from before 2026-11-27T21.
     """
 
     number: int
@@ -91,7 +91,7 @@ class Record(msgspec.Struct, frozen=True):
     checks: list[str]
     faults: list[str]
     log: LogWrites | None = None
-    machine_per_s: float | None = None
+    paces: dict[str, Pace] = {}
 
     @property
     def name(self) -> str:
@@ -115,7 +115,6 @@ class Setting(msgspec.Struct, frozen=True):
     seed: int
     duration_s: float
     offered_per_s: float
-    machine_per_s: float
 
 
 def record(
@@ -160,6 +159,7 @@ def record(
         generator=health,
         cpu_us_per_request=load.cpu_us_per_request(),
         cpu_share=load.cpu_share,
+        paces=load.paces,
         **_beside(seen, load.finished.sent),
         flush_age_ms_max=flush_age_ms,
         backlog=[round(each, 1) for each in verdict.in_flight(samples, series_s).tolist()],

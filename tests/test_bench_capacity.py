@@ -478,10 +478,9 @@ def completed(directory: Path) -> None:
     assert {each.core for each in looked} - {None} == set(asked.pins.values())
     report = " ".join((directory / "report.md").read_text().split())
     assert "This machine by itself" in report
-    speeds = [one.machine_per_s or 0.0 for one in after]
-    assert min(speeds) > 0.0
-    assert f"before each of {len(speeds)} trials" in report
-    assert all(f"| {each / max(speeds):.0%} |" in report for each in speeds)
+    watched = {str(core) for core in asked.pins.values()} or {"any"}
+    assert [set(one.paces) for one in after] == [watched] * len(after)
+    assert f"While {len(after)} trials ran, the slower core had" in report
     summary = json.loads((directory / "summary.json").read_text())
     shown = [*summary["cases"], *([summary["null"]] if summary["null"] else [])]
     assert sum(each["trials"] for each in shown) == len(after)
@@ -528,11 +527,13 @@ def test_several_generators_send_what_one_would_and_each_order_is_where_it_shoul
     place = new_place()
     begun(place, {"v3": [20.0]}, generators=2)
     completed(place)
-    [one] = trials.read(place)
-    assert one.generator.sent == one.generator.scheduled > 0
-    assert one.generator.not_sent == 0
-    assert one.errors == {}
-    assert "every acknowledged order once" in " ".join(one.checks)
+    done = trials.read(place)
+    assert done
+    for one in done:  # several where the host takes its CPU away, none of which loses anything
+        assert one.generator.sent == one.generator.scheduled > 0
+        assert one.generator.not_sent == 0
+        assert one.errors == {}
+        assert "every acknowledged order once" in " ".join(one.checks)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ties processes together on Linux")

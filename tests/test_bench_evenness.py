@@ -67,20 +67,6 @@ def test_every_core_is_looked_at_in_a_process_of_its_own() -> None:
     assert all(0.0 <= each.slowest <= 1.0 and each.longest_ms > 0.0 for each in seen)
 
 
-def test_the_speed_is_that_of_the_slower_core_in_its_median_tenth(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    seen = [Rounds([9, 100, 101, 102, 300], 0.001), Rounds([80, 80, 1], 0.001)]
-    monkeypatch.setattr(evenness, "_rounds", lambda cores, duration_s: seen)
-    assert evenness.speed([0, 1], 0.5) == pytest.approx(800.0)
-
-
-def test_how_fast_it_was_before_the_trials_is_said_as_shares_of_the_fastest() -> None:
-    said = evenness.speeds_sentence([2_000_000.0, 1_500_000.0, 1_000_000.0])
-    assert "before each of 3 trials" in said
-    assert "2,000,000 times a second at most, 75% of that in the median and 50% at least" in said
-
-
 def test_a_core_that_is_not_there_is_named() -> None:
     with pytest.raises(HarnessError, match="core 99999"):
         evenness.measured(1, [99999], 0.1)

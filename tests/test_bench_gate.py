@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis_profile import PROPERTY
 
-from bench import capacity, check_command, figures, gate, records, service, trials
+from bench import capacity, check_command, figures, gate, records, service, trials, verdict
 from bench.capacity import Mode, Options, Run, beside_the_generator, conditions, next_task
 from bench.gate import Answer, Ruling, Standing, answer_of, rulings, sentence
 from bench.trials import Record
@@ -554,9 +554,10 @@ def test_a_service_that_burns_100_us_more_for_each_request_is_caught(
 ) -> None:
     monkeypatch.setitem(capacity.MODES, "short", Mode("short", 1.0, 0.1, 1.0, null="short"))
     monkeypatch.setattr(capacity, "WARMUP_S", 0.5)
-    monkeypatch.setattr(capacity, "LOOK_S", 0.1)
-    # A generator that is late on a busy machine spoils latencies; here only CPU is looked at.
+    # A generator that is late on a busy machine, and a host that takes CPU away, spoil latencies;
+    # here only CPU is looked at.
     monkeypatch.setattr(figures, "SEND_LAG_MS_MAX", 100.0)
+    monkeypatch.setattr(verdict, "STEAL_MAX", 1.0)
     directory = tmp_path / "run"
     directory.mkdir()
     for trials_each in TRIALS_EACH:

@@ -1,0 +1,138 @@
+"""How fast each core is while a trial runs on it.
+
+A shared machine may run a core at 60 % of its speed for minutes, because a neighbour uses the other
+half of it, and reports none of that as stolen. A look before the trial says little about it: over
+43 trials it went with what a request then cost the service by a correlation of 0.36, this one by
+0.66 (CHANGELOG.md). So ten times a second a short loop is timed on each core, beside whatever works
+there, in CPU time: to wait for the core does not count, a core that works slowly does. It takes a
+thousandth of it.
+"""
+
+import os
+import select
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from signal import SIGKILL
+
+import msgspec
+import numpy as np
+
+from bench.exchange_client import HarnessError
+from bench.service import ROOT, child
+
+Core = int | None
+"""None where processes cannot be tied to one, or are not to be."""
+Look = tuple[float, float]
+"""When, by the monotonic clock, and how many turns of the loop a microsecond of CPU time had."""
+
+EVERY_S = 0.1
+_TURNS = range(4000)  # somewhat less than 0.1 ms
+_BEST = 90  # percentile: the best pace that is no accident of a moment
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """One core during one trial, in turns a microsecond: the mean, and the 90th percentile."""
+
+    mean: float
+    best: float
+
+
+Paces = Mapping[str, Pace]
+"""By core, ``any`` where none is chosen."""
+
+
+@contextmanager
+def watching(cores: Sequence[Core]) -> Iterator[dict[str, list[Look]]]:
+    """Look at these cores until the block ends; what was seen is there after it.
+
+    Raises HarnessError when a loop does not end as it should.
+    """
+    seen: dict[str, list[Look]] = {}
+    with ExitStack() as stack:
+        loops = {_name(core): stack.enter_context(_loop(_name(core))) for core in cores}
+        yield seen
+        for name, loop in loops.items():
+            seen[name] = _seen_by(loop, name)
+
+
+def paces(seen: Mapping[str, Sequence[Look]], begin_s: float, end_s: float) -> dict[str, Pace]:
+    """The pace of each core between two instants, without those at which nobody looked then."""
+    within = {
+        name: [pace for at_s, pace in looks if begin_s <= at_s <= end_s]
+        for name, looks in seen.items()
+    }
+    return {
+        name: Pace(statistics.fmean(each), float(np.percentile(each, _BEST)))
+        for name, each in within.items()
+        if each
+    }
+
+
+def usual(trials: Sequence[Paces]) -> dict[str, float]:
+    """How fast each core is when nothing slows it, by what all trials of a run have seen."""
+    names = sorted({name for each in trials for name in each})
+    return {
+        name: float(np.percentile([each[name].best for each in trials if name in each], _BEST))
+        for name in names
+    }
+
+
+def shares(trial: Paces, usual_: Mapping[str, float]) -> dict[str, float]:
+    """How fast each core was in a trial, as a share of the usual."""
+    return {name: each.mean / usual_[name] for name, each in trial.items()}
+
+
+def _name(core: Core) -> str:
+    return "any" if core is None else str(core)
+
+
+@contextmanager
+def _loop(name: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The loop in a process of its own, which ends when its input does."""
+    process = child(
+        [sys.executable, "-m", __name__, name],
+        SIGKILL,
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        # A Ctrl-C in the terminal is for the harness.
+        start_new_session=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _seen_by(loop: subprocess.Popen[bytes], name: str) -> list[Look]:
+    said, _ = loop.communicate()
+    try:
+        return msgspec.json.decode(said, type=list[Look])
+    except msgspec.MsgspecError as error:
+        raise HarnessError(f"the loop beside core {name} said nothing: {error}") from None
+
+
+def _look() -> Look:
+    begin_ns = time.thread_time_ns()
+    for _ in _TURNS:
+        pass
+    took_ns = time.thread_time_ns() - begin_ns
+    return time.monotonic(), len(_TURNS) * 1000 / took_ns
+
+
+def main(name: str) -> None:
+    if name != "any":
+        os.sched_setaffinity(0, {int(name)})
+    looks = []
+    while not select.select([sys.stdin], [], [], EVERY_S)[0]:
+        looks.append(_look())
+    sys.stdout.buffer.write(msgspec.json.encode(looks))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,188 @@
+"""How fast the cores are while a trial runs, and which trials do not count for it."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from bench_records import a_trial, begun
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import structs
+
+from bench import capacity, pace, service, trials
+from bench.capacity import Options, Run, bounds_found, counted, next_task, slowed
+from bench.exchange_client import HarnessError
+from bench.findings import found
+from bench.pace import Pace
+from bench.search import Capacity
+from bench.trials import Record
+from bench.verdict import Verdict
+
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [None]
+PUBLISH = Options(["v3"], "publish", "average", 1, {}, 1)
+FAST, SLOW = {"0": Pace(50.0, 51.0), "1": Pace(49.0, 51.0)}, {"0": Pace(49.0, 51.0)}
+SLOW["1"] = Pace(31.0, 33.0)
+
+paces = st.dictionaries(
+    st.sampled_from(["0", "1"]), st.builds(Pace, st.floats(1, 100), st.floats(1, 100))
+)
+
+
+def seen_for(seconds: float, cores: Sequence[int | None]) -> dict[str, Pace]:
+    begin_s = time.monotonic()
+    with pace.watching(cores) as looks:
+        while time.monotonic() < begin_s + seconds:
+            pass
+    return pace.paces(looks, begin_s, time.monotonic())
+
+
+def test_every_core_is_watched_while_something_else_runs() -> None:
+    seen = seen_for(1.0, CORES)
+    assert set(seen) == {str(core) if core is not None else "any" for core in CORES}
+    assert all(0.0 < each.mean <= each.best * 1.5 for each in seen.values())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are tied to a core")
+def test_waiting_for_a_busy_core_is_not_taken_for_a_slow_one() -> None:
+    [core, *_] = CORES
+    busy = [sys.executable, "-c", f"import os\nos.sched_setaffinity(0, {{{core}}})\nwhile True: 0"]
+    others = [subprocess.Popen(busy) for _ in range(3)]
+    try:
+        # A quarter of the core is left for it, which would be a quarter of the pace.
+        [seen] = seen_for(2.0, [core]).values()
+    finally:
+        for each in others:
+            each.kill()
+            each.wait()
+    [alone] = seen_for(2.0, [core]).values()
+    assert seen.mean > 0.4 * alone.mean
+
+
+def test_what_was_seen_before_and_after_is_left_out() -> None:
+    looks = {
+        "0": [(0.9, 1.0), (1.0, 10.0), (1.5, 20.0), (2.0, 30.0), (2.1, 1.0)],
+        "1": [(0.5, 1.0)],
+    }
+    assert pace.paces(looks, 1.0, 2.0) == {"0": Pace(20.0, 28.0)}
+
+
+def test_a_core_that_is_not_there_is_named() -> None:
+    with pytest.raises(HarnessError, match="core 99999"), pace.watching([99999]):
+        pass
+
+
+def test_no_loop_outlives_the_harness(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[subprocess.Popen[bytes]] = []
+
+    def child(*arguments: object, **options: object) -> subprocess.Popen[bytes]:
+        begun.append(original(*arguments, **options))
+        return begun[-1]
+
+    original: Callable[..., subprocess.Popen[bytes]] = service.child
+    monkeypatch.setattr(pace, "child", child)
+    with pytest.raises(KeyboardInterrupt), pace.watching(CORES):
+        raise KeyboardInterrupt
+    assert len(begun) == len(CORES)
+    assert all(each.returncode is not None for each in begun)
+
+
+@given(st.lists(paces, max_size=5))
+def test_no_trial_is_compared_with_a_core_that_it_did_not_see(seen: list[dict[str, Pace]]) -> None:
+    usual = pace.usual(seen)
+    for each in seen:
+        assert set(pace.shares(each, usual)) == set(each)
+    assert all(usual[name] <= max(one[name].best for one in seen if name in one) for name in usual)
+
+
+# ---- trials that do not count ----
+
+
+def numbered(*ones: Record) -> list[Record]:
+    return [structs.replace(one, number=number) for number, one in enumerate(ones, 1)]
+
+
+def at(rate: float, seen: dict[str, Pace], verdict: str = "pass", **changes: object) -> Record:
+    return a_trial(rate=rate, paces=seen, verdict=Verdict(verdict), **changes)
+
+
+def test_a_trial_on_a_slow_core_does_not_count_and_says_which() -> None:
+    done = numbered(*[at(100.0, FAST)] * 5, at(100.0, SLOW, "fail"))
+    assert slowed(PUBLISH, done) == {6: "core 0 at 96%, core 1 at 61%"}
+    assert counted(PUBLISH, done) == done[:5]
+
+
+def test_it_does_not_count_either_when_it_has_passed() -> None:
+    done = numbered(*[at(100.0, FAST)] * 5, at(100.0, SLOW))
+    assert counted(PUBLISH, done) == done[:5]
+
+
+def test_that_the_first_trials_were_slow_is_known_when_a_fast_one_has_been_seen() -> None:
+    done = numbered(at(100.0, SLOW, "fail"), at(80.0, SLOW))
+    assert counted(PUBLISH, done) == done
+    more = numbered(*done, at(100.0, FAST), at(100.0, FAST))
+    assert counted(PUBLISH, more) == more[2:]
+
+
+def test_a_mode_that_does_not_look_at_the_pace_counts_every_trial() -> None:
+    done = numbered(*[at(100.0, FAST)] * 5, at(100.0, SLOW, "fail"))
+    assert counted(structs.replace(PUBLISH, mode="default"), done) == done
+
+
+def test_trials_from_before_the_cores_were_watched_count() -> None:
+    done = numbered(*[at(100.0, FAST)] * 5, at(100.0, {}, "fail"))
+    assert counted(PUBLISH, done) == done
+
+
+def a_search(seen: dict[str, Pace]) -> list[Record]:
+    """Bounds that three trials each confirm, and in between a failure at the lower one."""
+    low, high = at(100.0, FAST), at(102.0, FAST, "fail")
+    return numbered(*[low] * 3, at(100.0, seen, "fail"), *[high] * 3)
+
+
+def test_the_search_goes_on_as_if_a_slow_trial_had_not_been() -> None:
+    done = a_search(SLOW)
+    [v3] = found(PUBLISH, done).cases
+    assert (v3.capacity.median, v3.unstable_from.median, v3.confirmed) == (100.0, 102.0, True)
+    assert v3.trials == 6
+    assert bounds_found(PUBLISH, counted(PUBLISH, done), "v3") == [100.0, 102.0]
+    again = counted(PUBLISH, [*done[:3], at(102.0, SLOW, "fail", number=4)])
+    task = next_task(structs.replace(PUBLISH, cases=["v3"]), [*null_done(), *again], lambda _: 1.0)
+    assert task is not None
+    assert (task.case, task.purpose) != ("v3", "curve")
+    assert task.rate > 100.0
+
+
+def null_done() -> list[Record]:
+    """A search of the null server with all that belongs to it."""
+    low = [structs.replace(at(2000.0, {}), case="null")] * 3
+    high = [structs.replace(at(2080.0, {}, "fail"), case="null")] * 3
+    wanted = capacity.curve(
+        capacity.MODES["publish"], Capacity(2000.0, 2080.0, at_least=False, confirmed=True)
+    )
+    curve = [structs.replace(at(rate, {}), case="null", purpose="curve") for rate in wanted]
+    return [*low, *high, *curve]
+
+
+def test_a_machine_that_stays_slow_ends_the_run_and_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity, "SLOWED_IN_A_ROW_MAX", 2)
+    mode = structs.replace(capacity.MODES["quick"], pace_min=0.85)
+    monkeypatch.setitem(capacity.MODES, "quick", mode)
+    begun(tmp_path, {"null": [10.0]})
+    for number in range(1, 5):
+        fast = {"any": Pace(1e6, 1e6)}
+        trials.append(tmp_path, a_trial(number=number, case="null", rate=5.0, paces=fast))
+    said: list[str] = []
+    options = Options(
+        [], "quick", "average", 1, {}, 1, search=False, points={"null": [10.0]}, trial_s=1.0
+    )
+    run = Run(tmp_path, options, said.append, lambda _: None)
+    with pytest.raises(HarnessError, match=r"2 trials in a row do not count .*--resume"):
+        run.complete()
+    assert len(trials.read(tmp_path)) == 6
+    assert sum("does not count: core any at" in line for line in said) == 2
