@@ -100,11 +100,9 @@ class Seen:
             for name, seconds in after.items()
         }
 
-    def flushed_after_s(self) -> float | None:
+    def flushed_after_s(self) -> float:
         """How long after the schedule all was in the database; infinite if that was not seen."""
         after = [(at, health) for at, health in self.health if at >= self.end_s]
-        if not after:
-            return None
         return next((at - self.end_s for at, health in after if health.flushed), math.inf)
 
 

@@ -137,7 +137,9 @@ def record(
         seen.flushed_after_s(),
     )
     invalid = verdict.invalid_reasons(health, setting.offered_per_s, trusted_per_s)
-    reasons = stability.reasons(steady)
+    # Without an answer nobody knows how far behind the database was.
+    unseen = [] if looks else ["no answer to /health"]
+    reasons = [*unseen, *stability.reasons(steady)]
     total = len(measured.kind)
     over, over_tight = (verdict.over_limit(samples, ms) for ms in (LIMIT_MS, TIGHT_LIMIT_MS))
     if invalid:

@@ -77,8 +77,11 @@ class Stability:
             found.append(f"p99 drifts from {first} to {second} ms")
         if (self.flush_age_ms_max or 0.0) > FLUSH_AGE_MAX_MS:
             found.append(f"a change waited {self.flush_age_ms_max:,.0f} ms for the database")
-        if (self.flushed_after_s or 0.0) > FLUSHED_AFTER_MAX_S:
-            found.append(f"flushed only {self.flushed_after_s:.1f} s after the last arrival")
+        flushed_after_s = self.flushed_after_s or 0.0
+        if math.isinf(flushed_after_s):
+            found.append("not seen to be flushed after the last arrival")
+        elif flushed_after_s > FLUSHED_AFTER_MAX_S:
+            found.append(f"flushed only {flushed_after_s:.1f} s after the last arrival")
         return found
 
 

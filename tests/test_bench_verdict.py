@@ -8,10 +8,16 @@ import pytest
 from bench_records import HEALTHY
 from msgspec import structs
 
-from bench import traffic, verdict
+from bench import traffic, trials, verdict
+from bench.checking import Audit
 from bench.figures import Samples
+from bench.load import Load
+from bench.loadgen import Finished, Started
+from bench.observe import Seen
 from bench.traffic import Floats, Kind
+from bench.trials import Record, Setting
 from bench.verdict import Stability, Verdict, at_most_one_percent, growth_bound, stability
+from bench.wire import Health
 
 RATE, DURATION_S, WARMUP_S = 1000.0, 10.0, 2.0
 
@@ -251,3 +257,50 @@ def test_a_starved_generator_makes_a_trial_invalid_and_not_a_failure() -> None:
     # A neighbour on its core explains it, as far as the null server has shown the rate is possible.
     assert reasons(send_lag_ms_p99=2.5, queued_share=0.05) == []
     assert "null server" in reasons(500.0, send_lag_ms_p99=2.5, queued_share=0.05)[0]
+
+
+def recorded(health: list[tuple[float, Health]]) -> Record:
+    """A trial in which all went well but what is given here of /health."""
+    given = samples(np.full(len(arrivals()), 0.001), arrivals())
+    sent = len(given.measured.kind)
+    finished = Finished(
+        sent=sent,
+        cpu_s=4.0,
+        cpu_share=0.4,
+        wall_s=DURATION_S,
+        connections=256,
+        connections_exhausted=False,
+        complete=True,
+        steal=0.0,
+        queued_s=0.0,
+        nice=-10,
+        realtime=True,
+    )
+    seen = Seen(health=health, begin_s=100.0, end_s=100.0 + DURATION_S)
+    ids, none_left = [""] * len(given.kind), np.full(len(given.kind), -1)
+    load = Load(given, ids, none_left, len(given.kind), Started(98.0, 98.0), finished, seen, {}, {})
+    setting = Setting(1, "v3", 1, "confirm", 100.0, 1, DURATION_S, RATE)
+    return trials.record(setting, load, Audit(), trusted_per_s=10 * RATE, steady=True)
+
+
+UNSEEN, NOT_FLUSHED = "no answer to /health", "not seen to be flushed after the last arrival"
+FLUSHED, BEHIND = Health("ok", sequence=9, flushed_sequence=9), Health("ok", sequence=9)
+
+
+@pytest.mark.parametrize(
+    ("health", "reasons"),
+    [
+        ([(105.0, FLUSHED), (110.1, FLUSHED)], []),
+        ([(105.0, BEHIND), (110.1, BEHIND), (111.0, FLUSHED)], []),
+        ([(105.0, FLUSHED), (110.1, BEHIND)], [NOT_FLUSHED]),
+        ([(105.0, FLUSHED)], [NOT_FLUSHED]),
+        ([], [UNSEEN, NOT_FLUSHED]),
+        ([(99.0, FLUSHED)], [UNSEEN, NOT_FLUSHED]),
+    ],
+)
+def test_a_service_that_does_not_say_that_all_is_in_the_database_has_not_passed(
+    health: list[tuple[float, Health]], reasons: list[str]
+) -> None:
+    one = recorded(health)
+    assert one.reasons == reasons
+    assert one.verdict is (Verdict.FAIL if reasons else Verdict.PASS)
