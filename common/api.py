@@ -149,7 +149,7 @@ class Api:
         self._in_flight = 0
         self._stopping = False
         self._idle = asyncio.Event()
-        self._overload = Overload(time.monotonic())
+        self._overload = Overload(time.monotonic(), time.process_time())
         # Made once: anybody may ask, and each time it would take a millisecond.
         description = describe(debug=settings.debug)
         self._openapi = wire.encode(description)
@@ -207,7 +207,7 @@ class Api:
         beats: list[asyncio.TimerHandle] = []
 
         def beat() -> None:
-            self._overload.beat(time.monotonic())
+            self._overload.beat(time.monotonic(), time.process_time())
             beats[:] = [loop.call_later(BEAT_S, beat)]
 
         beat()

@@ -4,6 +4,9 @@ Requests wait in their sockets until the event loop comes round to them. More th
 make each round longer, and soon everybody waits for seconds. So a service that is behind refuses
 what may have waited too long already: the others are served the sooner, as far as a refusal costs
 less than an answer. What was measured stands in docs/performance.md.
+
+Only its own work counts. While the machine gives its core to others, or a disk is slow, all come
+late too, but to refuse some would answer nobody sooner.
 """
 
 from collections import deque
@@ -26,18 +29,24 @@ CALM_S = 1.0
 
 
 class Overload:
-    """Whether the event loop is behind, and what to do then. Instants are monotonic seconds."""
+    """Whether the event loop is behind, and what to do then.
 
-    def __init__(self, now_s: float) -> None:
+    Instants are monotonic seconds, and ``worked_s`` is the CPU time of the process until then.
+    """
+
+    def __init__(self, now_s: float, worked_s: float) -> None:
         self.is_behind = False
         self._round_s = self._previous_round_s = now_s
+        self._worked_s = worked_s
         self._refused_s = now_s
         self._latest_late = deque[bool](maxlen=LATEST_BEATS)
 
-    def beat(self, now_s: float) -> None:
+    def beat(self, now_s: float, worked_s: float) -> None:
         """To be called ``BEAT_S`` after the last time, by a loop that is not late."""
-        late_s = now_s - self._round_s - BEAT_S
+        # Threads may work at the same time, so the work may be more than the time.
+        late_s = min(now_s - self._round_s, worked_s - self._worked_s) - BEAT_S
         self._previous_round_s, self._round_s = self._round_s, now_s
+        self._worked_s = worked_s
         self._latest_late.append(late_s > LATE_S)
         is_late = late_s > FAR_TOO_LATE_S or sum(self._latest_late) >= LATE_BEATS
         if is_late and not self.is_behind:

@@ -70,7 +70,7 @@ class Scene(Client):
 
     def __init__(self, refuses_unread: Callable[[bytes], bool] = lambda _: True) -> None:
         loop = asyncio.get_running_loop()
-        self.overload = Overload(loop.time())
+        self.overload = Overload(loop.time(), 0.0)
         self.overload.is_behind = True
         self.holds_up = set[str]()
         self.may_go_on = asyncio.Event()

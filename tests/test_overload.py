@@ -5,9 +5,13 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from signal import SIGCONT, SIGSTOP
 from threading import Event
 
+import psutil  # type: ignore[import-untyped]
+import pytest
 from client import HOST, PATIENCE_S, Service, eventually, order_body
+from conftest import StartService
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,13 +30,14 @@ CONNECTIONS = 300
 IN_TIME_S, TOO_LATE_S = BEAT_S, BEAT_S + 2 * LATE_S
 
 
-def beaten(gaps_s: list[float]) -> tuple[Overload, float]:
-    """A loop that came round after each of these times; and the present instant."""
+def beaten(gaps_s: list[float], busy: float = 1.0) -> tuple[Overload, float]:
+    """A loop that came round after each of these times, and was at work for a share of them; and
+    the present instant."""
     now_s = 0.0
-    overload = Overload(now_s)
+    overload = Overload(now_s, 0.0)
     for gap_s in gaps_s:
         now_s += gap_s
-        overload.beat(now_s)
+        overload.beat(now_s, busy * now_s)
     return overload, now_s
 
 
@@ -59,13 +64,28 @@ def test_who_is_far_too_late_once_is_behind() -> None:
     assert overload.is_behind
 
 
+@given(st.lists(st.floats(BEAT_S, 10.0), max_size=20))
+def test_who_had_to_wait_for_its_core_or_a_disk_is_not_behind(gaps_s: list[float]) -> None:
+    # At work for less in each round than would be late.
+    busy = min([LATE_S / gap_s for gap_s in gaps_s], default=0.0)
+    overload, now_s = beaten(gaps_s, busy)
+    assert not overload.is_behind
+    assert overload.admits(now_s + 10.0)
+
+
+@given(st.floats(1.1, 8.0))
+def test_who_has_threads_at_work_beside_it_is_late_by_the_time_alone(threads: float) -> None:
+    overload, _ = beaten([IN_TIME_S] * 40, threads)
+    assert not overload.is_behind
+
+
 @given(st.integers(LATE_BEATS, 10), st.floats(BEAT_S, 0.1), st.floats(0, 0.1))
 def test_who_is_behind_refuses_what_may_have_waited_too_long(
     late: int, round_s: float, later_s: float
 ) -> None:
     overload, began_s = beaten([TOO_LATE_S] * late)
     assert overload.is_behind
-    overload.beat(began_s + round_s)
+    overload.beat(began_s + round_s, began_s + round_s)
     now_s = began_s + round_s + later_s
     assert overload.admits(now_s) == (now_s - began_s < WAIT_MAX_S)
 
@@ -80,11 +100,11 @@ def test_who_comes_round_in_time_again_refuses_nobody(before_s: float, after_s: 
 def test_who_has_refused_nobody_for_a_while_is_no_longer_behind() -> None:
     overload, now_s = beaten([TOO_LATE_S] * LATE_BEATS)
     refused_s = now_s + CALM_S / 2
-    overload.beat(refused_s - BEAT_S)
+    overload.beat(refused_s - BEAT_S, refused_s - BEAT_S)
     assert not overload.admits(refused_s)
-    overload.beat(refused_s + 0.9 * CALM_S)
+    overload.beat(refused_s + 0.9 * CALM_S, refused_s)
     assert overload.is_behind
-    overload.beat(refused_s + 1.1 * CALM_S)
+    overload.beat(refused_s + 1.1 * CALM_S, refused_s)
     assert not overload.is_behind
 
 
@@ -152,3 +172,24 @@ def test_more_than_can_be_answered_is_refused_and_what_was_taken_is_kept(
     assert set(statuses) == {b"404", b"503"}
     eventually(lambda: broker.request("GET", "/balance").status == 200)
     assert sorted(placed) == sorted(order["id"] for order in broker.listed())
+
+
+def test_who_was_kept_from_its_core_refuses_nobody_afterwards(start_service: StartService) -> None:
+    service = start_service()
+    broker = service.register("Alice")
+    with ThreadPoolExecutor(1) as threads:
+        for _ in range(3):
+            service.send_signal(SIGSTOP)
+            try:
+                waiting = threads.submit(broker.request, "POST", "/orders", order_body())
+                eventually(lambda: stopped(service))
+                # As long as any neighbour might keep the core; what waits here is one request.
+                with pytest.raises(TimeoutError):
+                    waiting.result(5 * FAR_TOO_LATE_S)
+            finally:
+                service.send_signal(SIGCONT)
+            assert waiting.result(PATIENCE_S).status == 201
+
+
+def stopped(service: Service) -> bool:
+    return bool(psutil.Process(service.process.pid).status() == psutil.STATUS_STOPPED)
