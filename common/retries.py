@@ -5,7 +5,7 @@ with the same ``client_order_id`` and is told of the one that there is. An id is
 window from the acceptance of its order; afterwards it may name a new one.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 
 from msgspec import structs
 
@@ -33,6 +33,7 @@ class Retries:
         self._count_max = count_max
         # In the order of acceptance.
         self._orders: OrderedDict[tuple[int, str], Order] = OrderedDict()
+        self._of_broker = Counter[int]()
 
     def __len__(self) -> int:
         return len(self._orders)
@@ -41,7 +42,8 @@ class Retries:
         """The order of this id, None when there is none. Raises Overloaded, and InvalidField where
         the order would be a new one and has ended.
 
-        None is forgotten within the window: when there is no room, new ids are refused.
+        None is forgotten within the window: when there is no room, new ids are refused. Nobody may
+        have more than what is still free, so that one broker alone never leaves none to the others.
         """
         if new_order.client_order_id is None:
             return None
@@ -49,7 +51,7 @@ class Retries:
         earlier = self._orders.get((broker_id, new_order.client_order_id))
         if earlier is None:
             new_order.check_end(now_us)
-            if len(self._orders) >= self._count_max:
+            if self._of_broker[broker_id] >= self._count_max - len(self._orders):
                 raise Overloaded(
                     "client_order_id: too many are remembered; retry later, or without"
                 )
@@ -59,12 +61,14 @@ class Retries:
         """Remember an accepted order, if it has an id of its broker's."""
         if order.client_order_id is not None:
             key = order.broker_id, order.client_order_id
+            self._of_broker[order.broker_id] += key not in self._orders
             self._orders[key] = order
             self._orders.move_to_end(key)
 
     def clear(self) -> None:
         """Forget everything."""
         self._orders.clear()
+        self._of_broker.clear()
 
     def _forget(self, until_us: int) -> None:
         """Drop what was accepted until then."""
@@ -73,3 +77,4 @@ class Retries:
             if self._orders[key].created_at_us > until_us:
                 return
             del self._orders[key]
+            self._of_broker[key[0]] -= 1

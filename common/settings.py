@@ -59,7 +59,7 @@ class Settings:
     # EXCHANGE_RETRY_WINDOW_S: how long an order with a client_order_id can be sent again.
     retry_window_s: int
     # EXCHANGE_RETRY_MAX: ids that a case which matches in memory remembers in that time (about 0.5
-    # KB each) before orders with new ones get 503.
+    # KB each) before orders with new ones get 503; of a broker no more than are still free.
     retry_max: int
     # EXCHANGE_WEBHOOK_PRIVATE: 1 lets brokers name webhook targets inside your network.
     webhook_private: bool

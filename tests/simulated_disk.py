@@ -25,8 +25,8 @@ class SimulatedDisk:
         self.segments: dict[int, bytearray] = {}
         self.changes = 0
         self.failure: int | None = None
-        # No room for one segment more.
-        self.full = False
+        # Why there is no room for one segment more, if there is none.
+        self.full: int | None = None
         # The segment that cannot be removed.
         self.locked: int | None = None
         self.writes: list[bytes] = []
@@ -46,8 +46,8 @@ class SimulatedDisk:
         return bytes(self.segments[number])
 
     def create(self, number: int, size: int) -> None:
-        if self.full:
-            raise OSError(errno.ENOSPC, "no space left")
+        if self.full is not None:
+            raise OSError(self.full, "no room")
         if self._change() or self._chance.random() < 0.5:
             self.segments[number] = bytearray(size)
         self._check()
@@ -88,6 +88,27 @@ class SimulatedDisk:
     def _check(self) -> None:
         if self._off:
             raise OSError(errno.EIO, "the power has failed")
+
+
+class CachedDisk(SimulatedDisk):
+    """A disk behind the memory of a system, which keeps what a failed write has left there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_disk: dict[int, bytearray] = {}
+
+    def create(self, number: int, size: int) -> None:
+        super().create(number, size)
+        self.on_disk[number] = bytearray(size)
+
+    def write(self, number: int, offset: int, data: bytes) -> None:
+        self.segments[number][offset : offset + len(data)] = data
+        super().write(number, offset, data)
+        self.on_disk[number][offset : offset + len(data)] = data
+
+    def after_power_failure(self) -> SimulatedDisk:
+        self.segments = self.on_disk
+        return self.after_crash()
 
 
 class SimulatedFile:

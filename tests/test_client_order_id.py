@@ -221,7 +221,7 @@ def test_after_the_window_an_id_may_name_a_new_order(start_service: StartService
 
 @pytest.mark.matches_in_memory
 def test_when_there_is_no_room_for_ids_orders_without_go_on(start_service: StartService) -> None:
-    service = start_service(EXCHANGE_RETRY_MAX="2")
+    service = start_service(EXCHANGE_RETRY_MAX="4")
     alice = service.register("Alice")
     body = order_body(client_order_id="1")
     first = placed(alice, body)
@@ -233,6 +233,9 @@ def test_when_there_is_no_room_for_ids_orders_without_go_on(start_service: Start
     assert is_replay(send(alice, body), first)
     assert alice.order().status == 201
     assert service.health()["client_order_ids"] == 2
+    # Others still have room: nobody has more than is free.
+    placed(service.register("Bob"), body)
+    assert service.health()["client_order_ids"] == 3
     service.reset()
     assert service.health()["client_order_ids"] == 0
 

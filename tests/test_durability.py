@@ -3,7 +3,8 @@
 import os
 import signal
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from test_lifecycle import (
 
 from common.postgres import EmbeddedPostgres
 from common.wal.disk import Directory
-from common.wal.format import BATCH_HEAD_BYTES, HEADER_BYTES
+from common.wal.format import BATCH_HEAD_BYTES, HEADER_BYTES, Submission
+from common.wal.recovery import Scan
 
 pytestmark = pytest.mark.matches_in_memory
 NEVER_MS = "10000"  # no flush comes before the kill, so the log alone must do
@@ -246,7 +248,79 @@ def test_who_cannot_keep_a_promise_any_longer_ends_and_has_kept_all_until_then(
     assert_consistent(service)
 
 
+# ---- what others see ----
+
+
+def logged_orders(wal_dir: Path) -> int:
+    """How many orders are in the log on the disk."""
+    records = Scan(Directory(wal_dir)).records()
+    return sum(isinstance(record, Submission) for record in records)
+
+
+def test_nothing_is_seen_that_a_crash_could_undo(logged: Logged, case: str, wal_dir: Path) -> None:
+    slow = {"module": "tests.slow_disk", "TEST_CASE": case, "TEST_DISK_S": "0.5"}
+    service = logged(**FLUSHING, **slow)
+    alice, bob, carol = (service.register(name) for name in ("Alice", "Bob", "Carol"))
+    ask = bob.place("ask", 5, 100)
+    asked_by = {
+        "/stocks/PETR4/book": carol,
+        "/stocks/PETR4/price": carol,
+        f"/orders/{ask}": bob,
+        "/orders": bob,
+        "/balance": bob,
+    }
+
+    def look(path: str) -> object:
+        return service.client.request("GET", path, key=asked_by[path].key).json
+
+    def logged_when_seen(path: str) -> int:
+        eventually(lambda: look(path) != before[path])
+        return logged_orders(wal_dir)
+
+    alice.client.settle()
+    before = {path: look(path) for path in asked_by}
+    assert logged_orders(wal_dir) == 1
+    with ThreadPoolExecutor(len(asked_by) + 1) as threads:
+        taking = threads.submit(alice.place, "bid", 5, 100)
+        seen = {path: threads.submit(logged_when_seen, path) for path in asked_by}
+        assert {path: each.result() for path, each in seen.items()} == dict.fromkeys(seen, 2)
+        taking.result()
+    assert look("/balance") == {**before["/balance"], "balance": 500}  # type: ignore[dict-item]
+
+
 # ---- a disk without room ----
+
+
+def test_killed_while_its_disk_is_full_a_service_comes_back_and_makes_room(
+    logged: Logged, case: str, wal_dir: Path
+) -> None:
+    faulty = {"module": "tests.faulty", "TEST_CASE": case}
+    service = logged(**faulty)  # nothing is flushed, so that all is in the log
+    broker = service.register("Alice")
+    (wal_dir / FULL).touch()
+    ids = []
+
+    def refused_order() -> bool:
+        reply = broker.order(side="ask", price=200)
+        if reply.status == 201:
+            ids.append(reply.json["order_id"])
+        return reply.status == 503
+
+    eventually(refused_order)
+    service.kill()
+    service = logged(service.database_url, ready=False, **faulty, **FLUSHING)
+
+    def health() -> int | None:
+        with suppress(OSError, HTTPException):
+            return service.client.request("GET", "/health").status
+        return None
+
+    assert eventually(health) == 503  # it is there, and says that it can take nothing
+    [broker] = again(service, [broker])
+    assert broker.order(side="ask", price=200).status == 503
+    assert [order["id"] for order in reversed(broker.listed())] == ids
+    (wal_dir / FULL).unlink()
+    eventually(lambda: broker.order(side="ask", price=200).status == 201)
 
 
 def test_on_a_full_disk_commands_are_refused_and_reads_go_on(

@@ -50,7 +50,8 @@ def test_an_id_names_its_last_order_for_a_window_and_no_more_than_fit(
             if (order.broker_id, order.client_order_id) == (broker_id, own_id)
         ]
         new_order = asked(own_id)
-        if own_id is not None and not expected and len(recent) >= COUNT_MAX:
+        own = sum(order.broker_id == broker_id for order in recent)
+        if own_id is not None and not expected and own >= COUNT_MAX - len(recent):
             with pytest.raises(Overloaded):
                 retries.earlier(broker_id, new_order, now_us)
             continue
@@ -61,6 +62,28 @@ def test_an_id_names_its_last_order_for_a_window_and_no_more_than_fit(
             all_orders.append(order)
             retries.add(order)
         assert len(retries) <= COUNT_MAX
+
+
+@given(st.integers(1, 200), st.integers(1, 5))
+def test_one_broker_alone_never_leaves_no_room_to_the_others(count_max: int, others: int) -> None:
+    retries = Retries(window_us=WINDOW_US, count_max=count_max)
+
+    def fill(broker_id: int) -> int:
+        for number in range(1_000):
+            new_order = asked(str(number))
+            try:
+                retries.earlier(broker_id, new_order, 1_000)
+            except Overloaded:
+                return number
+            retries.add(accepted(new_order, number, broker_id, 1_000))
+        raise AssertionError("no end")
+
+    taken = [fill(broker_id) for broker_id in range(1, 2 + others)]
+    assert taken[0] == (count_max + 1) // 2
+    free = count_max
+    for each in taken:
+        assert each == (free + 1) // 2
+        free -= each
 
 
 def test_another_order_is_no_replay() -> None:

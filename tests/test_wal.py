@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -17,17 +18,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis_profile import PROPERTY
-from simulated_disk import SimulatedDisk
+from simulated_disk import CachedDisk, SimulatedDisk
 
 from common.engine import Engine
 from common.errors import StartError, Unavailable
 from common.model import NewOrder, Order, OrderType, Side
+from common.wal import disk as on_disk
 from common.wal import format
 from common.wal import log as writing
-from common.wal.disk import Directory, Disk, locked
+from common.wal.disk import Directory, Disk, SegmentFile, locked
 from common.wal.format import BATCH_HEAD_BYTES, HEADER_BYTES, RECORD_MAX_BYTES, Record, Submission
-from common.wal.log import End, WriteAheadLog
-from common.wal.recovery import Damaged, Foreign, recover
+from common.wal.log import PASSING, End, WriteAheadLog
+from common.wal.recovery import Damaged, Foreign, recover, settle
 
 ROOT = Path(__file__).resolve().parent.parent
 EXCHANGE = bytes(range(16))
@@ -393,6 +395,7 @@ def test_a_power_failure_at_any_step_loses_nothing_acknowledged(
     assert acknowledged <= stored + len(sequences) <= given_to_log
     # And it goes on from there, and is found whole after that.
     last = stored + len(sequences)
+    settle(found_disk, end)
     use(found_disk, lambda wal: write(wal, [last + 1]), end=end)
     assert found(found_disk, stored) == [*sequences, last + 1]
 
@@ -478,6 +481,16 @@ def test_a_missing_segment_is_named() -> None:
         recover(disk, EXCHANGE, 0)
 
 
+def test_a_gap_in_what_the_database_lacks_is_named() -> None:
+    # The database went on without the log up to 10, and is now one of long before.
+    disk = written(2)
+    _, end = recover(disk, EXCHANGE, 10)
+    use(disk, lambda wal: write(wal, [11]), end=end)
+    assert found(disk, stored=10) == [11]
+    with pytest.raises(Damaged, match=r"record 2 is followed by 11, .* reaches to 1 only"):
+        recover(disk, EXCHANGE, 1)
+
+
 def test_a_log_of_another_exchange_is_refused() -> None:
     with pytest.raises(Foreign, match="another database"):
         recover(written(1), bytes(16), 0)
@@ -540,17 +553,77 @@ def refused_at(wal: WriteAheadLog, first: int) -> int:
     raise AssertionError("everything was taken")
 
 
-def test_a_full_disk_refuses_until_there_is_room() -> None:
+def test_what_a_failed_sync_has_left_in_memory_is_on_the_disk_before_the_log_goes_on() -> None:
+    disk, failures = CachedDisk(), Failures()
+
+    async def fail(wal: WriteAheadLog) -> None:
+        await write(wal, [1])
+        disk.failure = errno.EIO
+        wal.submitted(order(2))
+        with pytest.raises(OSError, match="the disk says no"):
+            await wal.settled()
+
+    use(disk, fail, failures=failures)
+    disk.failure = None
+    records, end = recover(disk, EXCHANGE, 0)
+    assert [record.sequence for record in records] == [1, 2]
+    settle(disk, end)
+    use(disk, lambda wal: write(wal, [3]), end=end)
+    assert found(disk.after_power_failure()) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("sizes", [(3,), (2, 1), (1, 2, 3)])
+def test_the_last_write_is_written_again_as_it_was(sizes: Sequence[int]) -> None:
+    disk = written(*sizes)
+    before, last = dict(disk.segments), disk.writes[-1]
+    _, end = recover(disk, EXCHANGE, 0)
+    settle(disk, end)
+    assert disk.segments == before
+    assert disk.writes[-1] == last
+
+
+@pytest.mark.parametrize("why", PASSING)
+def test_a_start_without_room_refuses_until_the_database_has_made_some(
+    why: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "RETRY_S", 0.01)
+    disk = written(1, 1)
+    _, end = recover(disk, EXCHANGE, 0)
+    disk.full = why
+
+    async def start(wal: WriteAheadLog) -> None:
+        with pytest.raises(Unavailable):
+            wal.submitted(order(3))
+        wal.absorbed(2)
+        disk.full = None
+        async with asyncio.timeout(10):
+            await wal.prepared()
+        await write(wal, [3])
+
+    use(disk, start, end=end)
+    assert found(disk, stored=2) == [3]
+
+
+def test_a_disk_that_fails_at_the_start_is_no_start() -> None:
+    disk = SimulatedDisk()
+    disk.full = errno.EIO
+    with pytest.raises(OSError, match="no room"):
+        use(disk, lambda wal: write(wal, [1]))
+
+
+@pytest.mark.parametrize("why", PASSING)
+def test_a_full_disk_refuses_until_there_is_room(why: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "RETRY_S", 0.01)
     disk = SimulatedDisk()
 
     async def fill(wal: WriteAheadLog) -> None:
-        disk.full = True
+        disk.full = why
         await write(wal, [1])
         first = 2
         while not wal.figures()["wal_full"]:
             first = refused_at(wal, first)
             await wal.settled()
-        disk.full = False
+        disk.full = None
         async with asyncio.timeout(10):
             await wal.prepared()
         await write(wal, range(first, first + 3))
@@ -677,6 +750,52 @@ def test_a_segment_that_cannot_be_made_leaves_nothing(
     with pytest.raises(OSError, match="No space left"):
         directory.create(1, SMALL)
     assert [path.name for path in directory.path.iterdir()] == ["lock"]
+
+
+def test_a_segment_of_an_earlier_life_that_was_never_begun_needs_no_room(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory.create(1, SMALL)
+    directory.create(2, SMALL)
+    directory.path_of(2).write_bytes(b"begun".ljust(SMALL, b"\0"))
+    directory.create(3, 2 * SMALL)
+
+    def full(path: str, flags: int) -> int:
+        raise OSError(errno.ENOSPC, f"No space left for {path}")
+
+    monkeypatch.setattr(on_disk, "_private", full)
+    directory.create(1, SMALL)
+    for number in (2, 3):  # another's, or of another size
+        with pytest.raises(OSError, match="No space left"):
+            directory.create(number, SMALL)
+
+
+def test_a_write_returns_when_the_disk_itself_has_it(directory: Directory) -> None:
+    directory.create(1, SMALL)
+    file = SegmentFile(directory.path_of(1))
+    try:
+        assert fcntl.fcntl(file._file, fcntl.F_GETFL) & os.O_DSYNC
+    finally:
+        file.close()
+
+
+def test_a_new_segment_is_on_the_disk_with_its_name_before_it_is_used(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[int, bool]] = []
+    fsync = os.fsync
+
+    def noted(file: int) -> None:
+        fsync(file)
+        synced.append((os.fstat(file).st_ino, directory.path_of(1).exists()))
+
+    monkeypatch.setattr(os, "fsync", noted)
+    directory.create(1, SMALL)
+    # First what is in it, under another name, and then the name.
+    expected = [(directory.path_of(1).stat().st_ino, False), (directory.path.stat().st_ino, True)]
+    assert synced == expected
+    directory.create(1, SMALL)
+    assert synced == [*expected, expected[1]]
 
 
 # ---- for people ----

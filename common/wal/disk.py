@@ -34,7 +34,7 @@ class Disk(Protocol):
     def read(self, number: int) -> bytes: ...
 
     def create(self, number: int, size: int) -> None:
-        """A segment of so many zeros, there as a whole and durable, or not at all."""
+        """A segment of so many zeros, there as a whole and durable, or as it was before."""
         ...
 
     def open(self, number: int) -> File: ...
@@ -75,6 +75,10 @@ class Directory:
 
     def create(self, number: int, size: int) -> None:
         path = self.path_of(number)
+        if path.exists() and path.read_bytes() == bytes(size):
+            # Prepared in an earlier life and never begun: a full disk may have no room for another.
+            self._sync_names()
+            return
         draft = path.with_suffix(".new")
         try:
             with open(draft, "wb", opener=_private) as file:

@@ -33,6 +33,9 @@ from common.wal.format import BATCH_HEAD_BYTES, HEADER_BYTES, RECORD_MAX_BYTES, 
 
 SEGMENT_BYTES = 16 << 20
 RETRY_S = 1.0
+# What keeps a segment from being prepared for a while, and puts nothing in doubt: no room on the
+# disk, and no file or memory left for a process that has many connections.
+PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 # Fast is so many records in so many seconds, about seven times B3. What was measured stands in
 # docs/performance.md.
 BUSY_RECORDS, BUSY_S = 32, 0.005
@@ -115,14 +118,23 @@ class Written(NamedTuple):
     last_sequence: int
 
 
+class Tail(NamedTuple):
+    """The last write of a log, and where it lies."""
+
+    number: int
+    offset: int
+    data: bytes
+
+
 class End(NamedTuple):
-    """Where a log ends: its last checksum and sequence number, the segments up to there, and the
-    number after which the next one follows."""
+    """Where a log ends: its last checksum and sequence number, the segments up to there, the
+    number after which the next one follows, and the last write, if there was one."""
 
     chain: int
     sequence: int
     written: Sequence[Written]
     number: int
+    tail: Tail | None = None
 
 
 class Job(NamedTuple):
@@ -191,7 +203,13 @@ class WriteAheadLog:
     async def opened(self) -> AsyncIterator["WriteAheadLog"]:
         """Write until the block ends, and then all that is left. Raises OSError at the start."""
         self._loop = asyncio.get_running_loop()
-        self._next = await asyncio.to_thread(self._prepare, self._number + 1)
+        try:
+            self._next = await asyncio.to_thread(self._prepare, self._number + 1)
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise
+            # What the database takes over from the log makes room again.
+            self._preparing = self._loop.create_task(self._keep_prepared())
         interval_s = sys.getswitchinterval()
         sys.setswitchinterval(min(interval_s, SWITCH_INTERVAL_S))
         thread = Thread(target=self._work, name="write-ahead log", daemon=True)
@@ -362,7 +380,7 @@ class WriteAheadLog:
             try:
                 self._next = await asyncio.to_thread(self._prepare, self._number + 1)
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                if error.errno not in PASSING:
                     self._fail(error)
                     return
                 log.warning("the log cannot grow (%s); trying again", error.strerror)

@@ -14,7 +14,7 @@ from common.settings import Settings
 from common.wal.disk import Directory, locked
 from common.wal.format import Record
 from common.wal.log import Log, NoLog, WriteAheadLog
-from common.wal.recovery import Damaged, Foreign, recover
+from common.wal.recovery import Damaged, Foreign, recover, settle
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +40,11 @@ async def open_log(
     with locked(settings.wal_dir) as directory:
         try:
             records, end = recover(directory, exchange_id.bytes, stored_sequence)
+            settle(directory, end)
         except (Damaged, OSError) as error:
             raise unusable(settings.wal_dir, error) from None
-        # After a failed sync nobody knows what is on the disk; the next start finds out.
+        # After a failed sync nobody knows what is on the disk; the next start finds out, and writes
+        # it again.
         failed = partial(give_up, "the log cannot be written")
         wal = WriteAheadLog(directory, exchange=exchange_id.bytes, end=end, on_failure=failed)
         async with AsyncExitStack() as running:

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 from common.wal import format
 from common.wal.disk import Disk
 from common.wal.format import HEADER_BYTES, Batch, Header, Record
-from common.wal.log import End, Written
+from common.wal.log import End, Tail, Written
 
 
 class Damaged(Exception):
@@ -39,13 +40,14 @@ class SegmentSummary(NamedTuple):
 class Scan:
     """Goes through a log from its oldest segment on.
 
-    ``chain`` and ``last_sequence`` are those of the end, once all has been read.
+    ``chain``, ``last_sequence`` and ``tail`` are those of the end, once all has been read.
     """
 
     disk: Disk
     chain: int = 0
     last_sequence: int = 0
     exchange: bytes | None = None
+    tail: Tail | None = None
     segments: list[SegmentSummary] = field(default_factory=list)
 
     def records(self) -> Iterator[Record]:
@@ -79,6 +81,9 @@ class Scan:
             self.chain, end = batch.checksum, batch.end
         self._check_nothing_follows(number, data, end)
         self._note(number, data, header, found, records)
+        # The header was written with the first batch.
+        start = found[-2].end if len(found) > 1 else 0
+        self.tail = Tail(number, start, data[start:end])
 
     def _records_of(self, number: int, offset: int, batch: Batch) -> list[Record]:
         try:
@@ -141,6 +146,13 @@ def recover(disk: Disk, exchange: bytes, stored_sequence: int) -> tuple[list[Rec
         raise Damaged(
             f"it begins with record {first}, but the database reaches to {stored_sequence} only"
         )
+    for before, after in pairwise(missing):
+        # It went on behind a database that was further then than it is now.
+        if after.sequence != before.sequence + 1:
+            raise Damaged(
+                f"its record {before.sequence} is followed by {after.sequence}, but the database "
+                f"reaches to {stored_sequence} only"
+            )
     # Those at the end that were prepared and never begun are prepared anew, else each start would
     # leave one more.
     kept = list(scan.segments)
@@ -148,5 +160,20 @@ def recover(disk: Disk, exchange: bytes, stored_sequence: int) -> tuple[list[Rec
         kept.pop()
     written = [Written(each.number, each.last_sequence) for each in kept]
     number = scan.segments[0].number + len(kept) - 1 if scan.segments else 0
-    end = End(scan.chain, max(scan.last_sequence, stored_sequence), written, number)
-    return missing, end
+    last_sequence = max(scan.last_sequence, stored_sequence)
+    return missing, End(scan.chain, last_sequence, written, number, scan.tail)
+
+
+def settle(disk: Disk, end: End) -> None:
+    """Write the last write again. Raises OSError.
+
+    Where it had failed, it may have been read from the system's memory, and the disk may not have
+    it: after a power failure the log would have lost its end in the middle.
+    """
+    if end.tail is None:
+        return
+    file = disk.open(end.tail.number)
+    try:
+        file.write(end.tail.offset, end.tail.data)
+    finally:
+        file.close()
