@@ -8,6 +8,7 @@ from bench import crash, recording
 from bench.crash import Course, Options, promises_all
 from bench.options import SCALE_MAX, SCALE_MIN, between, one_of
 from bench.recording import Kind, Say
+from bench.verdict import FLUSH_AGE_MAX_MS
 
 VERSIONS = ("v1", "v2", "v3")
 DURABILITY = ("flush", "wal")
@@ -74,6 +75,14 @@ def faults(course: Course) -> list[str]:
         cancels = sum(each.cancels_lost for each in course.crashes)
         if orders or cancels:
             found.append(f"{course.case}: lost {orders} orders and {cancels} cancels")
+    flushed = [each for each in course.crashes if (each.oldest_lost_ms or 0.0) > FLUSH_AGE_MAX_MS]
+    if flushed:
+        oldest_ms = max(each.oldest_lost_ms or 0.0 for each in flushed)
+        found.append(
+            f"{course.case}: lost what was flushed long before, in {len(flushed)} crashes; the "
+            f"oldest was acknowledged {oldest_ms:,.0f} ms before, and a change waits for "
+            f"{FLUSH_AGE_MAX_MS:,.0f} ms at most"
+        )
     doubled = sum(each.doubled for each in course.crashes)
     if doubled:
         found.append(f"{course.case}: placed {doubled} orders twice")

@@ -75,6 +75,13 @@ def test_a_loss_within_a_flush_is_no_fault() -> None:
     assert crash_cli.faults(Course("v3", [crashed("v3", lost=20)])) == []
 
 
+def test_a_loss_of_what_a_flush_must_have_saved_is_a_fault() -> None:
+    old = msgspec.structs.replace(crashed("v3", lost=20), oldest_lost_ms=1450.0)
+    [fault] = crash_cli.faults(Course("v3", [crashed("v3", lost=20), old]))
+    assert fault.startswith("v3: lost what was flushed long before, in 1 crashes")
+    assert "1,450 ms" in fault
+
+
 def test_an_order_that_is_placed_twice_is_a_fault_of_any_case() -> None:
     course = Course("v3", [crashed("v3", lost=20), crashed("v3", 2, doubled=2)])
     assert crash_cli.faults(course) == ["v3: placed 2 orders twice"]

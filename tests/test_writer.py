@@ -1,7 +1,7 @@
 """The flush queue against a real PostgreSQL: what is much is written in pieces."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 import psycopg
@@ -12,6 +12,7 @@ from test_lifecycle import assert_tables_agree
 
 from bench import traffic
 from bench.replay import Command, Outcome, carry_out, commands
+from common.channel import Channel
 from common.database import prepare_schema
 from common.engine import Engine
 from common.errors import Displaced
@@ -108,6 +109,34 @@ def test_who_waits_for_an_order_waits_for_its_last_change(new_database: NewDatab
     with psycopg.connect(url) as connection:
         state = connection.execute("SELECT close_reason FROM orders WHERE id = %s", [cancelled])
         assert state.fetchall() == [("cancelled",)]
+
+
+def test_a_flush_whose_commit_came_through_but_not_its_reply_is_not_written_twice(
+    new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = new_database()
+    prepare_schema(url)
+    writer, finish, lost = opened(url), Channel.finish, list[int]()
+    saved: list[int] = []
+
+    async def without_reply(asked: Awaitable[object], statements: int) -> object:
+        reply = await asked
+        if statements > 1 and len(lost) < 2:  # a flush has several
+            lost.append(1)
+            raise psycopg.OperationalError("the reply is lost")
+        return reply
+
+    monkeypatch.setattr(
+        Channel, "finish", lambda self, *asked: without_reply(finish(self, *asked), len(asked))
+    )
+    flush_all(writer, lambda flush: saved.append(flush.sequence))
+    assert len(lost) == 2
+    assert saved == sorted(set(saved))
+    assert saved[-1] == writer.flushed_sequence == writer.sequence
+    with psycopg.connect(url) as connection:
+        assert_tables_agree(lambda query: connection.execute(query).fetchall())
+        state = connection.execute("SELECT flushed_sequence, flush_number FROM exchange_state")
+        assert state.fetchall() == [(writer.sequence, len(saved))]
 
 
 def test_who_has_lost_the_database_to_another_exchange_says_so_and_tries_no_more(
