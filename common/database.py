@@ -5,6 +5,7 @@ costs more per call than the whole matching of an order. So each statement is co
 at import, and each connection prepares it once.
 """
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import ParamSpec, TypeVar
@@ -12,7 +13,7 @@ from typing import ParamSpec, TypeVar
 import psycopg
 from psycopg import errors
 from psycopg.conninfo import make_conninfo
-from sqlalchemy import Engine, create_engine, insert, inspect, select
+from sqlalchemy import Connection, Engine, create_engine, insert, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
@@ -21,6 +22,8 @@ from common.errors import Overloaded, StartError, Unavailable
 from common.pool import PLACES, Pool
 from common.postgres import connection_error_line
 from common.tables import SCHEMA_VERSION, exchange_state, metadata
+
+log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 5
 NETWORK_PATIENCE_S = 30
@@ -49,6 +52,16 @@ FIRST_STATE = {
 }
 
 
+# casev1 numbers orders by a sequence of the database, the others go on from what is flushed. Each
+# begins behind the other, so that a database may change its case and older orders still go first.
+NUMBERS_GO_ON = (
+    "SELECT setval('order_sequence', flushed_sequence) FROM exchange_state, order_sequence"
+    " WHERE flushed_sequence > CASE WHEN is_called THEN last_value ELSE 0 END",
+    "UPDATE exchange_state SET flushed_sequence = (SELECT last_value FROM order_sequence)"
+    " WHERE flushed_sequence < (SELECT last_value FROM order_sequence WHERE is_called)",
+)
+
+
 def uuid_of(identifier: int) -> str:
     """An id as a parameter of a statement; in rows it is a UUID."""
     return f"{identifier:032x}"
@@ -57,7 +70,8 @@ def uuid_of(identifier: int) -> str:
 def prepare_schema(url: str) -> None:
     """Create the tables in an empty database, or see that they are of this version.
 
-    Raises StartError with one line for every way in which the database cannot be used.
+    Raises StartError with one line for every way in which the database cannot be used. Warns of one
+    whose commits are not durable: what a case promises rests on them.
     """
     try:
         connection = psycopg.connect(conninfo(url))
@@ -84,11 +98,24 @@ def prepare_schema(url: str) -> None:
                     f"{SCHEMA_VERSION}: name another database in EXCHANGE_DATABASE_URL, or run "
                     "the program version that made it"
                 )
+            for statement in NUMBERS_GO_ON:
+                transaction.exec_driver_sql(statement)
+            _warn_of_lossy_commits(transaction)
     except DBAPIError as error:
         reason = str(error.orig).strip().splitlines()[0]
         raise StartError(f"the tables cannot be prepared: {reason}") from None
     finally:
         connection.close()
+
+
+def _warn_of_lossy_commits(connection: Connection) -> None:
+    for setting in ("synchronous_commit", "fsync"):
+        if connection.scalar(text(f"SHOW {setting}")) == "off":
+            log.warning(
+                "%s is off in this database: after a crash of PostgreSQL or a power failure orders "
+                "that were acknowledged may be lost, whatever EXCHANGE_DURABILITY says",
+                setting,
+            )
 
 
 def _engine(connection: psycopg.Connection[Row]) -> Engine:

@@ -137,6 +137,17 @@ def test_another_schema_version_is_refused_and_left_alone(start_service: StartSe
     assert service.sql("SELECT name FROM brokers") == [("Alice",)]
 
 
+def test_a_database_whose_commits_may_be_lost_is_warned_of(start_service: StartService) -> None:
+    service = start_service()
+    assert "WARNING" not in service.text()
+    service.stop()
+    [(name,)] = service.sql("SELECT current_database()")
+    assert service.database_url is not None
+    execute(service.database_url, f'ALTER DATABASE "{name}" SET synchronous_commit = off')
+    warned = start_service(service.database_url)
+    assert "WARNING common.database: synchronous_commit is off in this database" in warned.text()
+
+
 def test_a_role_that_may_not_create_tables_is_refused(
     postgres: EmbeddedPostgres, start_service: StartService, new_database: NewDatabase
 ) -> None:

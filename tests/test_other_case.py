@@ -1,0 +1,66 @@
+"""A database that changes its case: what one has left, another goes on with."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from client import Service
+from conftest import CASES, StartService
+
+# Each of these tests starts several cases itself.
+pytestmark = pytest.mark.any_case
+RARELY_MS = "3000"
+
+
+def start(start_service: StartService, case: str, url: str | None, **settings: object) -> Service:
+    service = start_service(url, module=case, **settings)
+    service.client.reads_behind = True  # casev2's are, and in the others nothing is waited for
+    return service
+
+
+@pytest.mark.parametrize("first", CASES)
+@pytest.mark.parametrize("second", CASES)
+def test_what_rested_before_still_trades_first(
+    first: str, second: str, start_service: StartService
+) -> None:
+    service = start(start_service, first, None)
+    alice, bob, carol = (service.register(name) for name in ("Alice", "Bob", "Carol"))
+    early = [alice.place("ask", 1, 100) for _ in range(3)]
+    service.stop()
+    service = start(start_service, second, service.database_url)
+    alice, bob, carol = (service.again(each) for each in (alice, bob, carol))
+    late = [bob.place("ask", 1, 100) for _ in range(2)]
+    service.stop()
+    service = start(start_service, first, service.database_url)
+    alice, bob, carol = (service.again(each) for each in (alice, bob, carol))
+    latest = alice.place("ask", 1, 100)
+    for number, (owner, order_id) in enumerate(
+        [*((alice, each) for each in early), *((bob, each) for each in late), (alice, latest)]
+    ):
+        assert owner.detail(order_id)["status"] == "open", number
+        carol.place("bid", 1, 100)
+        assert owner.detail(order_id)["status"] == "closed", number
+    service.stop()
+    sequences = service.sql("SELECT count(*), count(DISTINCT sequence) FROM orders")
+    assert sequences == [(12, 12)]
+
+
+@pytest.mark.parametrize("logs", ["casev2", "casev3"])
+def test_no_case_goes_on_without_the_log_of_another(
+    logs: str, start_service: StartService, new_place: Callable[[], Path]
+) -> None:
+    log = {"EXCHANGE_WAL_DIR": str(new_place() / "wal")}
+    wal = log | {"EXCHANGE_DURABILITY": "wal", "EXCHANGE_FLUSH_MS": RARELY_MS}
+    killed = start(start_service, logs, None, **wal)
+    alice = killed.register("Alice")
+    order_id = alice.place("ask", 1, 100)
+    killed.kill()
+    for case in CASES:
+        refused = start_service(killed.database_url, module=case, ready=False, **log)
+        assert refused.exit_code() == 1
+        assert "holds 1 commands that the database lacks" in refused.text()
+    service = start(start_service, logs, killed.database_url, **wal)
+    assert service.again(alice).detail(order_id)["status"] == "open"
+    service.stop()
+    service = start(start_service, "casev1", killed.database_url, **log)
+    assert service.again(alice).detail(order_id)["status"] == "open"
