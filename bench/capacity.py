@@ -482,7 +482,8 @@ def line_of(one: Record, left_s: float, slow: str | None = None) -> str:
         "∞" if value is None else f"{value:.1f}"
         for value in (everything.latency_ms_p50, everything.latency_ms_p99)
     )
-    why = f": {one.reasons[0]}" if one.reasons else ""
+    late = f": {one.over / max(one.total, 1):.1%} above 50 ms" if verdict == "FAIL" else ""
+    why = f": {one.reasons[0]}" if one.reasons else late
     why += f", does not count: {slow}" if slow else ""
     left = f"{left_s // 60:.0f}:{left_s % 60:02.0f} left" if left_s else ""
     return (

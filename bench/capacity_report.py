@@ -170,7 +170,7 @@ def markdown(
     """
     meta = msgspec.json.decode((directory / "meta.json").read_bytes())
     machine = meta["machine"]
-    title = f"# Capacity: {', '.join(each.case for each in findings.cases)}"
+    title = f"# Capacity: {', '.join(each.case for each in findings.every)}"
     lines = [title, "", "```", meta["command"], "```", ""]
     lines += [
         f"{machine['cores']} cores of {machine['cpu']}, Python {meta['python']}, "
@@ -187,7 +187,7 @@ def markdown(
         lines += [f"- {pace_sentence(done, usual, slow)}"]
     lines += records.doubts(meta)
     lines += lines_of(findings)
-    for name, text in CHARTS.items():
+    for name, text in CHARTS.items() if findings.cases else ():  # without a case there are none
         lines += ["", f"![{text}]({name}.svg)"]
     lines += ["", "## Trials", "", *trial_table(done, slow), ""]
     return "\n".join(lines)
@@ -210,8 +210,8 @@ def pace_sentence(
     slower = [min(pace.shares(one.paces, usual).values()) for one in done if one.paces]
     return (
         f"While {len(slower)} trials ran, the slower core had {statistics.median(slower):.0%} of "
-        f"its usual pace in the median and {min(slower):.0%} at least; {len(slow)} of them do not "
-        "count for that."
+        f"its usual pace in the median and {min(slower):.0%} at least"
+        + (f"; {len(slow)} of them were too slow to count." if slow else ".")
     )
 
 

@@ -231,6 +231,7 @@ class Generator:
         self._position = 0
         self._sent = 0
         self._done = 0
+        self._without_target = 0
         self._failed = 0
         self._latest: list[float] = []
         self._receipt = msgspec.json.Decoder(wire.Receipt)
@@ -329,6 +330,7 @@ class Generator:
         if order_id is not None:
             self._send(index, _STARTS[requests.kind[index]] + order_id + requests.data[index])
         elif self.done_s[target]:
+            self._without_target += 1
             self._finish(index, outcomes.TARGET_FAILED)
         else:
             self.waited[index] = WAITED_FOR_TARGET
@@ -382,7 +384,7 @@ class Generator:
             Progress(
                 elapsed_s=time.monotonic() - self.origin_s,
                 sent=self._sent,
-                done=self._done,
+                done=self._done - self._without_target,
                 failed=self._failed,
                 latency_ms_p50=1e3 * sample[len(sample) // 2] if sample else None,
                 latency_ms_p99=1e3 * sample[len(sample) * 99 // 100] if sample else None,

@@ -109,7 +109,9 @@ def progress_line(plan: Plan, progress: Progress) -> str:
     elapsed_s = progress.elapsed_s
     if elapsed_s < _STARTING_S:
         return f"{plan.scale:g} %  starting"
-    phase = "warm-up" if elapsed_s < WARMUP_S else f"{elapsed_s - WARMUP_S:.0f} s"
+    phase = "warm-up"
+    if elapsed_s >= WARMUP_S:
+        phase = f"{elapsed_s - WARMUP_S:.0f} s of {plan.duration_s:g} s"
     rate = progress.sent / min(elapsed_s, plan.length_s)
     latency = "–"
     if progress.latency_ms_p50 is not None:
@@ -118,7 +120,7 @@ def progress_line(plan: Plan, progress: Progress) -> str:
             f"p99 {milliseconds(progress.latency_ms_p99)} ms"
         )
     return (
-        f"{plan.scale:g} %  {phase:>7} of {plan.duration_s:g} s  {rate:,.0f} requests/s  "
+        f"{plan.scale:g} %  {phase}  {rate:,.0f} requests/s  "
         f"{latency}  {progress.sent - progress.done} in flight  {progress.failed} errors"
     )
 

@@ -103,7 +103,11 @@ def render_docs(document: dict[str, Any]) -> str:
 
 
 def _operation_html(method: str, path: str, operation: dict[str, Any]) -> str:
-    success, reply = next(iter(operation["responses"].items()))
+    replies = ", ".join(
+        f"{status} {_link(reply)}".rstrip()
+        for status, reply in operation["responses"].items()
+        if status.startswith("2")
+    )
     query = [p["name"] for p in operation.get("parameters", []) if p["in"] == "query"]
     suffix = f"?{'&'.join(f'{name}=' for name in query)}" if query else ""
     cells = (
@@ -111,7 +115,7 @@ def _operation_html(method: str, path: str, operation: dict[str, Any]) -> str:
         escape(operation["summary"]),
         escape(operation["description"].removeprefix("For: ").rstrip(".")),
         _link(operation.get("requestBody", {})),
-        f"{success} {_link(reply)}",
+        replies,
     )
     return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>\n"
 
@@ -120,7 +124,7 @@ def _link(content: dict[str, Any]) -> str:
     """The name of the schema of a body, linked to its table."""
     media = content.get("content", {}).get("application/json")
     name = media["schema"]["$ref"].rpartition("/")[2] if media else ""
-    return f'<a href="#{name}">{name}</a>'
+    return f'<a href="#{name}">{name}</a>' if name else ""
 
 
 def _schema_html(name: str, schema: dict[str, Any]) -> str:

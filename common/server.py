@@ -51,6 +51,11 @@ def main(open_exchange: OpenExchange, *, stateless: bool) -> None:
     # What is no HTTP gets its 400; the parser's words about it hold header bytes, keys among them.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     try:
+        if len(sys.argv) > 1:
+            raise StartError(
+                f"{sys.argv[1]}: no arguments are taken; settings are environment variables, such "
+                "as EXCHANGE_PORT=8001 (common/settings.py documents each)"
+            )
         settings = read_settings()
         if settings.processes > 1 and not stateless:
             raise StartError(

@@ -23,6 +23,7 @@ from simulated_disk import CachedDisk, SimulatedDisk
 from common.engine import Engine
 from common.errors import StartError, Unavailable
 from common.model import NewOrder, Order, OrderType, Side
+from common.wal import __main__ as people
 from common.wal import disk as on_disk
 from common.wal import format
 from common.wal import log as writing
@@ -836,10 +837,34 @@ def test_damage_is_shown_with_its_place_and_exit_code_1(directory: Directory) ->
         done = shown(action, str(directory.path))
         assert done.returncode == 1
         assert f"damaged: segment 1, byte {HEADER_BYTES}: damaged, and valid again" in done.stdout
+    assert f"damaged after byte {HEADER_BYTES}" in done.stdout
     assert path.read_bytes() == data, "looking changes nothing"
 
 
-def test_a_directory_that_is_not_there_is_one_line() -> None:
-    done = shown("verify", "nowhere")
+@pytest.mark.parametrize(
+    ("place", "why"), [("nowhere", "nowhere is no directory"), ("tests", "tests holds no log")]
+)
+def test_a_directory_that_is_no_log_is_one_line(place: str, why: str) -> None:
+    done = shown("verify", place)
     assert done.returncode == 2
-    assert "nowhere is no directory" in done.stderr
+    assert why in done.stderr
+
+
+def test_a_log_that_is_being_written_is_not_called_damaged(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def twice(wal: WriteAheadLog) -> None:
+        await write(wal, [1, 2])
+        await write(wal, [3, 4])
+
+    use(directory, twice)
+    # The second write is there before the first, for one who reads at that moment.
+    data = bytearray(directory.path_of(1).read_bytes())
+    data[HEADER_BYTES + BATCH_HEAD_BYTES] ^= 1
+    early, read = iter([bytes(data)]), Directory.read
+    monkeypatch.setattr(Directory, "read", lambda self, n: next(early, None) or read(self, n))
+    monkeypatch.setattr(people, "AGAIN_S", 0.0)
+    scan, last, damage = people.scanned(directory)
+    assert damage is None
+    assert [record.sequence for record in last] == [1, 2, 3, 4]
+    assert sum(segment.records for segment in scan.segments) == 4

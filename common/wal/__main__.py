@@ -1,22 +1,25 @@
 """``python -m common.wal inspect|verify DIR``: a log for people.
 
 ``inspect`` lists the segments and the last records, ``verify`` says in one line whether the log is
-whole. Both only read. Exit code 0, 1 when the log is damaged, 2 for wrong arguments.
+whole. Both only read, also while an exchange writes. Exit code 0, 1 when the log is damaged, 2 for
+wrong arguments, such as a directory without a log.
 """
 
 import argparse
 import sys
+import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
 from common.ids import format_id
 from common.model import to_datetime
-from common.wal.disk import Directory
+from common.wal.disk import SUFFIX, Directory
 from common.wal.format import Cancellation, Record
 from common.wal.recovery import Damaged, Scan, SegmentSummary
 
 LAST_RECORDS = 10
+TRIES, AGAIN_S = 3, 0.05
 _COLUMNS = "{:>8}  {:>10}  {:>12}  {:>12}  {:>8}  {:>8}  {:>10}  {}"
 
 
@@ -28,20 +31,34 @@ def main(given: Sequence[str]) -> int:
     asked = parser.parse_args(given)
     if not asked.directory.is_dir():
         parser.error(f"DIR: {asked.directory} is no directory")
-    scan = Scan(Directory(asked.directory))
-    last: deque[Record] = deque(maxlen=LAST_RECORDS)
-    damage = None
-    try:
-        last.extend(scan.records())
-    except Damaged as error:
-        damage = f"damaged: {error}"
-    except OSError as error:
-        damage = f"cannot be read: {error}"
+    directory = Directory(asked.directory)
+    if not directory.numbers():
+        parser.error(f"DIR: {asked.directory} holds no log; there is no *{SUFFIX}")
+    scan, last, damage = scanned(directory)
     if asked.action == "inspect":
         for line in inspected(scan.segments, last):
             print(line)
     print(damage or whole(scan))
     return int(damage is not None)
+
+
+def scanned(directory: Directory) -> tuple[Scan, Sequence[Record], str | None]:
+    """What was read, the last records, and what is wrong.
+
+    A segment may be written, or go, while it is read; what is damaged stays so.
+    """
+    for _ in range(TRIES):
+        scan, last = Scan(directory), deque[Record](maxlen=LAST_RECORDS)
+        try:
+            last.extend(scan.records())
+        except Damaged as error:
+            damage = f"damaged: {error}"
+        except OSError as error:
+            damage = f"cannot be read: {error}"
+        else:
+            return scan, last, None
+        time.sleep(AGAIN_S)
+    return scan, last, damage
 
 
 def whole(scan: Scan) -> str:
@@ -63,6 +80,8 @@ def inspected(segments: Sequence[SegmentSummary], last: Sequence[Record]) -> lis
         after = f"{each.header.after_sequence:,}" if each.header else "-"
         cut = each.torn - each.used
         state = f"cut short: {cut:,} bytes" if cut else "whole" if each.header else "not begun"
+        if each.damaged:
+            state = f"damaged after byte {each.used:,}"
         figures = (each.size, after, each.last_sequence, each.batches, each.records, each.used)
         texts = [one if isinstance(one, str) else f"{one:,}" for one in figures]
         lines.append(_COLUMNS.format(each.number, *texts, state))

@@ -23,7 +23,7 @@ class SegmentSummary(NamedTuple):
     """A segment as it was found.
 
     ``header`` is None for one that was prepared and never begun. Between ``used`` and ``torn`` lie
-    the bytes of a last write that was cut short.
+    the bytes of a last write that was cut short, unless it is ``damaged`` behind ``used``.
     """
 
     number: int
@@ -34,6 +34,7 @@ class SegmentSummary(NamedTuple):
     last_sequence: int
     used: int
     torn: int
+    damaged: bool = False
 
 
 @dataclass
@@ -63,27 +64,30 @@ class Scan:
     def _segment(self, number: int) -> Iterator[Record]:
         data = self.disk.read(number)
         header = format.read_header(data)
-        if header is None:
-            # Prepared and never begun, or its first write was cut short.
-            self._check_nothing_follows(number, data, 0)
-            self._note(number, data, None, [], 0)
-            return
-        self._check_continues(number, header)
-        self.exchange, self.chain = header.exchange, header.checksum
-        self.last_sequence = max(self.last_sequence, header.after_sequence)
-        found, records, end = list[Batch](), 0, HEADER_BYTES
-        for batch in format.batches(data, header.checksum):
-            found.append(batch)
-            for record in self._records_of(number, end, batch):
-                records += 1
-                self.last_sequence = record.sequence
-                yield record
-            self.chain, end = batch.checksum, batch.end
-        self._check_nothing_follows(number, data, end)
+        found, records, end = list[Batch](), 0, 0
+        try:
+            if header is not None:
+                self._check_continues(number, header)
+                self.exchange, self.chain = header.exchange, header.checksum
+                self.last_sequence = max(self.last_sequence, header.after_sequence)
+                end = HEADER_BYTES
+                for batch in format.batches(data, header.checksum):
+                    for record in self._records_of(number, end, batch):
+                        records += 1
+                        self.last_sequence = record.sequence
+                        yield record
+                    found.append(batch)
+                    self.chain, end = batch.checksum, batch.end
+            # Without a header it was prepared and never begun, or its first write was cut short.
+            self._check_nothing_follows(number, data, end)
+        except Damaged:
+            self._note(number, data, header, found, records, damaged=True)
+            raise
         self._note(number, data, header, found, records)
-        # The header was written with the first batch.
-        start = found[-2].end if len(found) > 1 else 0
-        self.tail = Tail(number, start, data[start:end])
+        if header is not None:
+            # The header was written with the first batch.
+            start = found[-2].end if len(found) > 1 else 0
+            self.tail = Tail(number, start, data[start:end])
 
     def _records_of(self, number: int, offset: int, batch: Batch) -> list[Record]:
         try:
@@ -115,7 +119,14 @@ class Scan:
             )
 
     def _note(
-        self, number: int, data: bytes, header: Header | None, found: list[Batch], records: int
+        self,
+        number: int,
+        data: bytes,
+        header: Header | None,
+        found: list[Batch],
+        records: int,
+        *,
+        damaged: bool = False,
     ) -> None:
         used = found[-1].end if found else HEADER_BYTES if header else 0
         self.segments.append(
@@ -128,6 +139,7 @@ class Scan:
                 last_sequence=self.last_sequence,
                 used=used,
                 torn=max(used, len(data.rstrip(b"\0"))),
+                damaged=damaged,
             )
         )
 
