@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import uvloop
 
 from bench import exchange_client, records, report, service, trial
@@ -31,6 +32,8 @@ from bench.options import (
 from bench.service import Place
 from bench.traffic import PROFILES
 from bench.trial import Plan, Summary
+from common.database import conninfo
+from common.postgres import connection_error_line
 
 VERSIONS = ("v1", "v2", "v3")
 # What the compose files set for a service that only this machine can reach.
@@ -230,8 +233,19 @@ def _place(options: argparse.Namespace, printer: report.Printer) -> Iterator[Pla
     known = options.admin_key or os.environ.get("EXCHANGE_ADMIN_API_KEY")
     admin_key = known or COMPOSE_ADMIN_KEY
     target = Target(address, host_header, admin_key)
+    database_url = os.environ.get("EXCHANGE_DATABASE_URL")
+    if database_url is not None:
+        _check_database(database_url)
     uvloop.run(_emptied(target, options.reset))
-    yield Place(target, os.environ.get("EXCHANGE_DATABASE_URL"), options.pins, None)
+    yield Place(target, database_url, options.pins, None)
+
+
+def _check_database(url: str) -> None:
+    """Raise HarnessError now, not after the load, if the audit could not read it."""
+    try:
+        psycopg.connect(conninfo(url)).close()
+    except psycopg.Error as error:
+        raise HarnessError(connection_error_line(url, error)) from None
 
 
 async def _emptied(target: Target, allowed: bool) -> None:

@@ -23,6 +23,8 @@ Answer = TypeVar("Answer")
 CONNECTIONS = 32
 PAGE = 500
 SEED_LIFE_S = traffic.ONE_DAY_S
+# How often a seed order may be refused, and how long to wait then, as Retry-After says.
+SEED_TRIES, SEED_RETRY_S = 20, 1.0
 CONNECT_PATIENCE_S = 5.0
 PATIENCE_S = 60.0
 RETRY_S = 0.2
@@ -194,7 +196,10 @@ async def register(session: Session, count: int) -> list[Broker]:
 async def seed(
     session: Session, market: Market, seeds: SeedOrders, brokers: Sequence[Broker], now_s: float
 ) -> dict[str, audit.SentOrder]:
-    """Fill the books at full speed; the acknowledged orders by id. ``now_s`` is since 1970."""
+    """Fill the books at full speed; the acknowledged orders by id. ``now_s`` is since 1970.
+
+    What is refused because it is too much is sent again. Raises HarnessError.
+    """
     valid_until = wire.instants(np.array([now_s + SEED_LIFE_S]))[0]
     rows = zip(
         seeds.broker.tolist(),
@@ -204,7 +209,7 @@ async def seed(
         seeds.quantity.tolist(),
         strict=True,
     )
-    sent = []
+    unsent = []
     for number, (broker, symbol, side, price, quantity) in enumerate(rows):
         order = audit.SentOrder(
             broker, market.symbols[symbol], traffic.SIDES[side], price, quantity
@@ -219,13 +224,22 @@ async def seed(
             quantity=quantity,
             valid_until=valid_until,
         )
-        sent.append((order, session.send(data)))
-    acknowledged = {}
-    for order, answer in sent:
-        outcome, body = await answer
-        if outcome != 201:
-            raise HarnessError(f"a seed order answered {name(outcome)}: {body[:200].decode()}")
-        acknowledged[msgspec.json.decode(body, type=wire.Receipt).order_id] = order
+        unsent.append((order, data))
+    acknowledged: dict[str, audit.SentOrder] = {}
+    for tries in range(SEED_TRIES):
+        sent = [(order, data, session.send(data)) for order, data in unsent]
+        unsent = []
+        for order, data, answer in sent:
+            outcome, body = await answer
+            if outcome == 503 and tries + 1 < SEED_TRIES:
+                unsent.append((order, data))
+            elif outcome != 201:
+                raise HarnessError(f"a seed order answered {name(outcome)}: {body[:200].decode()}")
+            else:
+                acknowledged[msgspec.json.decode(body, type=wire.Receipt).order_id] = order
+        if not unsent:
+            break
+        await asyncio.sleep(SEED_RETRY_S)
     return acknowledged
 
 

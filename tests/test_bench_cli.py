@@ -129,6 +129,22 @@ def test_a_wrong_admin_key_is_one_line(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
+def test_a_database_that_the_audit_could_not_read_is_known_before_the_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        database = f"postgresql://a:secret@127.0.0.1:{probe.getsockname()[1]}/x"
+    monkeypatch.setenv("EXCHANGE_DATABASE_URL", database)
+    with fake_exchange() as url:
+        done = bench("--version", "v3", "--url", url, "--out", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("EXCHANGE_DATABASE_URL: ")
+    assert done.stderr.count("\n") == 1
+    assert "secret" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 class Runs(NamedTuple):
     """Three runs; ``reused`` is a second one on the exchange of the first."""
 

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import loadgen, outcomes, traffic
+from bench import exchange_client, loadgen, outcomes, traffic
+from bench.exchange_client import Broker, HarnessError, Session, Target
 from bench.figures import Samples, all_kinds, error_counts, generator_health
 from bench.http_client import Address, Malformed, Pool, Reply, ResponseParser
 from bench.loadgen import Finished, Spec, Started
@@ -24,6 +26,7 @@ LAST = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 ORDER_ID = "01234567-89ab-7def-8123-456789abcdef"
 RECEIPT = b'{"order_id":"%b","status":"open","remaining_quantity":1}' % ORDER_ID.encode()
 ACCEPTED = b"HTTP/1.1 201 Created\r\nContent-Length: %d\r\n\r\n%b" % (len(RECEIPT), RECEIPT)
+REFUSED = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
 EMPTY = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 Answer = Callable[[bytes, asyncio.StreamWriter], Awaitable[bytes]]
@@ -375,3 +378,34 @@ def test_the_tape_of_a_spec_is_that_of_the_traffic_model() -> None:
     body = requests.data[0].partition(b"\r\n\r\n")[2]
     assert b'"document_number":"00000000007"' in body
     assert b"Content-Length: %d\r\n" % len(body) in requests.data[0]
+
+
+@pytest.mark.parametrize("tries", [1, 3])
+def test_seed_orders_that_are_too_much_at_once_are_sent_again(
+    tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange_client, "SEED_RETRY_S", 0.0)
+    monkeypatch.setattr(exchange_client, "SEED_TRIES", tries)
+    came: list[bytes] = []
+    market = traffic.market(traffic.PROFILES["average"], 1, 1.0)
+    seeds = traffic.seed_orders(market)
+    brokers = [Broker(str(n), str(n), "key") for n in range(int(seeds.broker.max()) + 1)]
+
+    async def answer(request: bytes, _: asyncio.StreamWriter) -> bytes:
+        came.append(request)
+        if came.count(request) == 1 and len(came) % 2:
+            return REFUSED
+        number = f"{len(came):036d}".encode()
+        receipt = b'{"order_id":"%b","status":"open","remaining_quantity":1}' % number
+        return b"HTTP/1.1 201 Created\r\nContent-Length: %d\r\n\r\n%b" % (len(receipt), receipt)
+
+    async def run() -> int:
+        async with served(answer) as address, Session(Target(address, "x", "admin")) as session:
+            return len(await exchange_client.seed(session, market, seeds, brokers, time.time()))
+
+    if tries == 1:
+        with pytest.raises(HarnessError, match="a seed order answered 503"):
+            uvloop.run(run())
+        return
+    assert uvloop.run(run()) == len(set(came)) == len(seeds.broker)
+    assert len(came) > len(seeds.broker)
