@@ -193,9 +193,11 @@ def backlog(findings: Findings, done: Sequence[Record]) -> Figure:
         shown = set()
         for number, share in enumerate(BACKLOG_LOADS):
             load = None if each.capacity.median is None else share * each.capacity.median
-            # What has passed, up to the capacity; there may be failures at one rate with it.
-            stable = [one for one in done if one.verdict is Verdict.PASS or share > 1.0]
-            one = _nearest(stable, each.case, load, NEAR)
+            one = _nearest(done, each.case, load, NEAR)
+            if share <= 1.0:
+                # Rather one that has passed: at the capacity some have failed.
+                passed = [one for one in done if one.verdict is Verdict.PASS]
+                one = _nearest(passed, each.case, load, NEAR) or one
             if one is None or one.number in shown:
                 continue
             shown.add(one.number)

@@ -105,6 +105,8 @@ def chart(known: Sequence[Mode]) -> Figure:
             ha="right" if aside < 0 else "left",
             va="bottom",
             fontsize=8,
+            # The dashes of another mode may lie behind them.
+            bbox={"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 0.5},
         )
     axes.set_xlim(0, 1.25 * axes.get_xlim()[1])  # room for the words of the last
     axes.set_ylim(-0.08 * (most + 1), 1.25 * (most + 1))

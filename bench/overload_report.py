@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench import records
-from bench.chart_style import BLUE, GREEN, ORANGE, RED, log_milliseconds, save
+from bench.chart_style import BLUE, GREEN, ORANGE, PURPLE, RED, log_milliseconds, save
 from bench.overload import BEFORE, DURING, FILE, LAYOUT, NORMAL_MS, Flood, Latency, Options, Part
 from bench.report import counts, milliseconds, table
 
@@ -112,6 +112,9 @@ def _draw(row: Sequence[Axes], flood: Flood) -> None:
     requests.plot(at, [second.offered_per_s for second in seconds], "k:", label="offered")
     requests.plot(at, [second.served_per_s for second in seconds], color=GREEN, label="served")
     requests.plot(at, [s.refused_per_s for s in seconds], "--", color=RED, label="refused (503)")
+    # Who asks for an order that was refused does not ask.
+    unsent = [second.unsent_per_s for second in seconds]
+    requests.plot(at, unsent, "-.", color=PURPLE, label="not sent: their order was refused")
     requests.set_ylim(bottom=0)
     requests.set_ylabel(f"{flood.case}, × {flood.factor:.2g}", weight="bold")
     curves = (
@@ -122,10 +125,11 @@ def _draw(row: Sequence[Axes], flood: Flood) -> None:
     for label, colour, style, values in curves:
         shown = [float("nan") if value is None else value for value in values]
         latency.plot(at, shown, style, color=colour, label=label)
-    latency.axhline(NORMAL_MS, color="black", linestyle=":", linewidth=1)
+    limit = f"{NORMAL_MS:g} ms"
+    latency.axhline(NORMAL_MS, color="black", linestyle=":", linewidth=1, label=limit)
     log_milliseconds(latency)
     resident = [second.resident_mb or float("nan") for second in seconds]
     memory.plot(at, resident, color=ORANGE, label="resident memory")
-    memory.set_ylim(bottom=0)
+    memory.set_ylim(0, 1.1 * max([second.resident_mb or 0.0 for second in seconds], default=1.0))
     for axes in row:
-        axes.axvspan(during.begin_s, during.end_s, color="#f2f2f2", zorder=0)
+        axes.axvspan(during.begin_s, during.end_s, color="#f2f2f2", zorder=0, label="the overload")

@@ -135,6 +135,7 @@ def _capacities(run: Path, versions: Sequence[str], way: str) -> list[str]:
     of_repeats = "One search: how much it varies from run to run is not shown."
     if repeats > 1:
         of_repeats = f"The range is that of {repeats} repeats."
+    of_repeats += " The latencies at single loads are of one trial each."
     if (planned := conditions["options"].get("repeats_planned")) is not None:
         of_repeats += f" {planned} {'was' if planned == 1 else 'were'} planned."
     return [
