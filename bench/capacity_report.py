@@ -170,7 +170,7 @@ def markdown(
     """
     meta = msgspec.json.decode((directory / "meta.json").read_bytes())
     machine = meta["machine"]
-    title = f"# Capacity: {', '.join(each.case for each in findings.every)}"
+    title = f"# Capacity: {', '.join(each.case for each in findings.cases or findings.every)}"
     lines = [title, "", "```", meta["command"], "```", ""]
     lines += [
         f"{machine['cores']} cores of {machine['cpu']}, Python {meta['python']}, "
