@@ -133,9 +133,16 @@ def latency_by_load(findings: Findings, done: Sequence[Record]) -> Figure:
         log_milliseconds(axes)
         axes.set_title(f"{each.case}: {capacity_text(each)}", loc="left", fontsize=10)
         axes.set_xlabel("load (% of B3)")
+    shown = [one for each in findings.cases for one in _valid(done, each.case)]
+    if any(one.everything.latency_ms_p99 is None for one in shown):
+        panels[0].yaxis.set_major_formatter(FuncFormatter(_or_never))  # all share it
     panels[0].set_ylabel("latency (ms)")
     _legend_below(figure, panels)
     return figure
+
+
+def _or_never(value: float, _: int) -> str:
+    return "∞" if value >= NEVER_MS else f"{value:g}"
 
 
 def percentiles(findings: Findings, done: Sequence[Record], directory: Path) -> Figure:
