@@ -11,16 +11,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from signal import SIGKILL
 
 import msgspec
 
 from bench import records
 from bench.exchange_client import HarnessError
-from bench.service import ROOT, child
+from bench.service import beside
 
 FILE = "machine.jsonl"
 TENTH_S = 0.1
@@ -89,23 +88,8 @@ def _rounds(cores: Sequence[int | None], duration_s: float) -> list[Rounds]:
         return [_counted(loop, core) for core, loop in zip(cores, loops, strict=True)]
 
 
-@contextmanager
-def _loop(core: int | None, duration_s: float) -> Iterator[subprocess.Popen[bytes]]:
-    """The loop at work in a process of its own."""
-    process = child(
-        [sys.executable, "-m", __name__, "any" if core is None else str(core), f"{duration_s}"],
-        SIGKILL,
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        # A Ctrl-C in the terminal is for the harness.
-        start_new_session=True,
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
+def _loop(core: int | None, duration_s: float) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    return beside(__name__, "any" if core is None else str(core), f"{duration_s}")
 
 
 def _counted(loop: subprocess.Popen[bytes], core: int | None) -> Rounds:

@@ -15,14 +15,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from signal import SIGKILL
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import msgspec
 import numpy as np
 
 from bench.exchange_client import HarnessError
-from bench.service import ROOT, child
+from bench.service import beside
 
 Core = int | None
 """None where processes cannot be tied to one, or are not to be."""
@@ -53,7 +52,7 @@ def watching(cores: Sequence[Core]) -> Iterator[dict[str, list[Look]]]:
     """
     seen: dict[str, list[Look]] = {}
     with ExitStack() as stack:
-        loops = {_name(core): stack.enter_context(_loop(_name(core))) for core in cores}
+        loops = {name: stack.enter_context(_loop(name)) for name in map(_name, cores)}
         yield seen
         for name, loop in loops.items():
             seen[name] = _seen_by(loop, name)
@@ -90,23 +89,9 @@ def _name(core: Core) -> str:
     return "any" if core is None else str(core)
 
 
-@contextmanager
-def _loop(name: str) -> Iterator[subprocess.Popen[bytes]]:
-    """The loop in a process of its own, which ends when its input does."""
-    process = child(
-        [sys.executable, "-m", __name__, name],
-        SIGKILL,
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        # A Ctrl-C in the terminal is for the harness.
-        start_new_session=True,
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
+def _loop(name: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    """It ends when its input does."""
+    return beside(__name__, name, stdin=subprocess.PIPE)
 
 
 def _seen_by(loop: subprocess.Popen[bytes], name: str) -> list[Look]:

@@ -250,6 +250,27 @@ def child(command: list[str], how: int, **options: Any) -> subprocess.Popen[byte
     return process
 
 
+@contextlib.contextmanager
+def beside(
+    module: str, *arguments: str, stdin: int = subprocess.DEVNULL
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A module of ours at work in a process of its own, which tells on its standard output."""
+    process = child(
+        [sys.executable, "-m", module, *arguments],
+        signal.SIGKILL,
+        cwd=ROOT,
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        # A Ctrl-C in the terminal is for the harness.
+        start_new_session=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def _end_with_parent(how: int) -> Callable[[], None] | None:
     """For ``preexec_fn``: the kernel sends ``how`` when this process ends, however it ends."""
     if sys.platform != "linux":

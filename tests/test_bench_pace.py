@@ -83,7 +83,7 @@ def test_no_loop_outlives_the_harness(monkeypatch: pytest.MonkeyPatch) -> None:
         return begun[-1]
 
     original: Callable[..., subprocess.Popen[bytes]] = service.child
-    monkeypatch.setattr(pace, "child", child)
+    monkeypatch.setattr(service, "child", child)
     with pytest.raises(KeyboardInterrupt), pace.watching(CORES):
         raise KeyboardInterrupt
     assert len(begun) == len(CORES)
