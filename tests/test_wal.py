@@ -529,6 +529,7 @@ def test_after_a_failed_sync_nothing_is_acknowledged_or_taken() -> None:
 
     async def fail(wal: WriteAheadLog) -> None:
         await write(wal, [1])
+        await wal.prepared()  # so that it is the write that fails
         disk.failure = errno.EIO
         wal.submitted(order(2))
         with pytest.raises(OSError, match="the disk says no"):
@@ -559,6 +560,7 @@ def test_what_a_failed_sync_has_left_in_memory_is_on_the_disk_before_the_log_goe
 
     async def fail(wal: WriteAheadLog) -> None:
         await write(wal, [1])
+        await wal.prepared()  # so that it is the write that fails
         disk.failure = errno.EIO
         wal.submitted(order(2))
         with pytest.raises(OSError, match="the disk says no"):
