@@ -170,7 +170,8 @@ def markdown(
     """
     meta = msgspec.json.decode((directory / "meta.json").read_bytes())
     machine = meta["machine"]
-    title = f"# Capacity: {', '.join(each.case for each in findings.cases or findings.every)}"
+    cases = ", ".join(each.case for each in findings.cases or findings.every)
+    title = f"# Capacity: {cases or 'nothing yet'}"
     lines = [title, "", "```", meta["command"], "```", ""]
     lines += [
         f"{machine['cores']} cores of {machine['cpu']}, Python {meta['python']}, "
