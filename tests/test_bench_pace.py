@@ -53,12 +53,12 @@ def test_waiting_for_a_busy_core_is_not_taken_for_a_slow_one() -> None:
     others = [subprocess.Popen(busy) for _ in range(3)]
     try:
         # A quarter of the core is left for it, which would be a quarter of the pace.
-        [seen] = seen_for(2.0, [core]).values()
+        [seen] = seen_for(1.0, [core]).values()
     finally:
         for each in others:
             each.kill()
             each.wait()
-    [alone] = seen_for(2.0, [core]).values()
+    [alone] = seen_for(1.0, [core]).values()
     assert seen.mean > 0.4 * alone.mean
 
 
@@ -171,6 +171,7 @@ def test_a_machine_that_stays_slow_ends_the_run_and_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(capacity, "SLOWED_IN_A_ROW_MAX", 2)
+    monkeypatch.setattr(capacity, "WARMUP_S", 0.2)
     mode = structs.replace(capacity.MODES["quick"], pace_min=0.85)
     monkeypatch.setitem(capacity.MODES, "quick", mode)
     begun(tmp_path, {"null": [10.0]})
