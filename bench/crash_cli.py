@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bench import crash, recording
 from bench.crash import Course, Options, promises_all
+from bench.exchange_client import HarnessError
 from bench.options import SCALE_MAX, SCALE_MIN, between, one_of
 from bench.recording import Kind, Say
 from bench.verdict import FLUSH_AGE_MAX_MS
@@ -50,7 +51,9 @@ def options_of(asked: argparse.Namespace) -> Options:
 
 
 def labels(versions: Sequence[str], durability: Sequence[str]) -> list[str]:
-    """The cases in each of their modes; v1 has one, its commit."""
+    """The cases in each of their modes; v1 has one, its commit. Raises HarnessError."""
+    if {*versions} == {"v1"} and "flush" not in durability:
+        raise HarnessError("--durability: casev1 commits each order and has no log; leave it out")
     found = []
     for version in dict.fromkeys(versions):
         if version == "v1":

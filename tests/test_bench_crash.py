@@ -53,6 +53,12 @@ def test_a_label_says_what_is_started() -> None:
     assert Case.of("v1x4") == Case("v1x4", "casev1", 4, None)
 
 
+def test_a_log_of_the_case_that_has_none_is_refused() -> None:
+    assert crash_cli.labels(["v1", "v2"], ["wal"]) == ["v1", "v2-wal"]
+    with pytest.raises(HarnessError, match="--durability: casev1"):
+        crash_cli.labels(["v1"], ["wal"])
+
+
 @pytest.mark.parametrize(
     ("label", "all_kept", "most"),
     [("v1", True, 0), ("v2", False, 21), ("v3", False, 21), ("v2-wal", True, 0)],
