@@ -52,9 +52,8 @@ def draw(directory: Path) -> list[Path]:
 
 def figures(directory: Path) -> dict[str, Figure]:
     """All charts of a run by their names; none without a trial of a case. Raises HarnessError."""
-    options = read_options(directory)
-    done = counted(options, trials.read(directory))
-    findings = found(options, done)
+    options, every = read_options(directory), trials.read(directory)
+    findings, done = found(options, every), counted(options, every)
     if not findings.cases:
         return {}
     return {
