@@ -3,13 +3,11 @@
 import math
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGKILL
 
 import msgspec
 import numpy as np
@@ -20,7 +18,7 @@ from bench.figures import Samples
 from bench.loadgen import Event, Finished, Progress, Spec, Start, Started, share_of
 from bench.observe import Seen, watching
 from bench.pace import Pace
-from bench.service import ROOT, Place, child
+from bench.service import Place, beside
 from bench.traffic import Integers, Tape
 
 WARMUP_S = 2.0
@@ -117,26 +115,14 @@ def _core(cores: list[int], first: int, part: int) -> int:
 
 @contextmanager
 def _generator(spec: Spec) -> Iterator[subprocess.Popen[bytes]]:
-    with _log(spec).open("wb") as errors:
-        process = child(
-            [sys.executable, "-m", "bench.loadgen"],
-            SIGKILL,
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            # A Ctrl-C in the terminal must not kill it before it has saved its arrays.
-            start_new_session=True,
-        )
-    # Leaving the block closes the pipes and waits; killing first makes sure that it ends.
-    with process:
-        try:
-            assert process.stdin
-            process.stdin.write(msgspec.json.encode(spec) + b"\n")
-            process.stdin.flush()
-            yield process
-        finally:
-            process.kill()
+    with (
+        _log(spec).open("wb") as errors,
+        beside("bench.loadgen", stdin=subprocess.PIPE, stderr=errors) as process,
+    ):
+        assert process.stdin
+        process.stdin.write(msgspec.json.encode(spec) + b"\n")
+        process.stdin.flush()
+        yield process
 
 
 def _follow(

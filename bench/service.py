@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bench import cpu
 from bench.exchange_client import HarnessError, Target
@@ -252,7 +252,10 @@ def child(command: list[str], how: int, **options: Any) -> subprocess.Popen[byte
 
 @contextlib.contextmanager
 def beside(
-    module: str, *arguments: str, stdin: int = subprocess.DEVNULL
+    module: str,
+    *arguments: str,
+    stdin: int = subprocess.DEVNULL,
+    stderr: IO[bytes] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A module of ours at work in a process of its own, which tells on its standard output."""
     process = child(
@@ -261,9 +264,11 @@ def beside(
         cwd=ROOT,
         stdin=stdin,
         stdout=subprocess.PIPE,
-        # A Ctrl-C in the terminal is for the harness.
+        stderr=stderr,
+        # A Ctrl-C in the terminal is for the harness; what is at work here ends in its own time.
         start_new_session=True,
     )
+    # Leaving the block closes the pipes and waits; killing first makes sure that it ends.
     with process:
         try:
             yield process
