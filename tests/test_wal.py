@@ -524,17 +524,21 @@ def test_bytes_that_are_no_records_are_damage() -> None:
 # ---- a disk that refuses ----
 
 
+async def fail_to_write_2(wal: WriteAheadLog, disk: SimulatedDisk) -> None:
+    await write(wal, [1])
+    await wal.prepared()  # so that it is the write that fails
+    disk.failure = errno.EIO
+    wal.submitted(order(2))
+    with pytest.raises(OSError, match="the disk says no"):
+        await wal.settled()
+    disk.failure = None
+
+
 def test_after_a_failed_sync_nothing_is_acknowledged_or_taken() -> None:
     disk, failures = SimulatedDisk(), Failures()
 
     async def fail(wal: WriteAheadLog) -> None:
-        await write(wal, [1])
-        await wal.prepared()  # so that it is the write that fails
-        disk.failure = errno.EIO
-        wal.submitted(order(2))
-        with pytest.raises(OSError, match="the disk says no"):
-            await wal.settled()
-        disk.failure = None
+        await fail_to_write_2(wal, disk)
         with pytest.raises(Unavailable):
             wal.submitted(order(3))
 
@@ -557,17 +561,7 @@ def refused_at(wal: WriteAheadLog, first: int) -> int:
 
 def test_what_a_failed_sync_has_left_in_memory_is_on_the_disk_before_the_log_goes_on() -> None:
     disk, failures = CachedDisk(), Failures()
-
-    async def fail(wal: WriteAheadLog) -> None:
-        await write(wal, [1])
-        await wal.prepared()  # so that it is the write that fails
-        disk.failure = errno.EIO
-        wal.submitted(order(2))
-        with pytest.raises(OSError, match="the disk says no"):
-            await wal.settled()
-
-    use(disk, fail, failures=failures)
-    disk.failure = None
+    use(disk, lambda wal: fail_to_write_2(wal, disk), failures=failures)
     records, end = recover(disk, EXCHANGE, 0)
     assert [record.sequence for record in records] == [1, 2]
     settle(disk, end)
