@@ -130,6 +130,7 @@ def _draw(row: Sequence[Axes], flood: Flood) -> None:
     log_milliseconds(latency)
     resident = [second.resident_mb or float("nan") for second in seconds]
     memory.plot(at, resident, color=ORANGE, label="resident memory")
-    memory.set_ylim(0, 1.1 * max([second.resident_mb or 0.0 for second in seconds], default=1.0))
+    # At least 1, where nobody could tell.
+    memory.set_ylim(0, 1.1 * max(1.0, *(second.resident_mb or 0.0 for second in seconds)))
     for axes in row:
         axes.axvspan(during.begin_s, during.end_s, color="#f2f2f2", zorder=0, label="the overload")
