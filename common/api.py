@@ -148,6 +148,7 @@ class Api:
         self._answered: Counter[int] = Counter()
         self._in_flight = 0
         self._stopping = False
+        self._stopped = False
         self._idle = asyncio.Event()
         self._overload = Overload(time.monotonic(), time.process_time())
         # Made once: anybody may ask, and each time it would take a millisecond.
@@ -219,19 +220,23 @@ class Api:
     async def drained(self, patience_s: float) -> None:
         """Wait until the requests that have arrived are answered, also those still arriving.
 
-        From now on each reply closes its connection, so that this comes to an end.
+        From now on each reply closes its connection, so that this comes to an end. What comes after
+        it is refused: nobody would wait until it is durable.
         """
         self._stopping = True
-        with suppress(TimeoutError, OSError, Unavailable):
-            async with asyncio.timeout(patience_s):
-                while True:  # those who are answered now may have asked for more before they go
-                    if self._in_flight:
-                        self._idle.clear()
-                        await self._idle.wait()
-                    elif (settling := self._exchange.settling()) is not None:
-                        await settling.wait()
-                    else:
-                        return
+        try:
+            with suppress(TimeoutError, OSError, Unavailable):
+                async with asyncio.timeout(patience_s):
+                    while True:  # those who are answered may have asked for more before they go
+                        if self._in_flight:
+                            self._idle.clear()
+                            await self._idle.wait()
+                        elif (settling := self._exchange.settling()) is not None:
+                            await settling.wait()
+                        else:
+                            return
+        finally:
+            self._stopped = True
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """The reply to a request that came aiohttp's way."""
@@ -284,6 +289,8 @@ class Api:
         self, message: RawRequestMessage, content: StreamReader, request: web.BaseRequest | None
     ) -> Reply:
         try:
+            if self._stopped:
+                raise Unavailable("the service is stopping; retry later")
             path = message.path.partition("?")[0]
             if path[:1] != "/":  # a request by way of a proxy names the whole URL
                 path = message.url.raw_path

@@ -1,15 +1,18 @@
 """A case whose log has short segments, and which breaks while there is a file in its directory:
-``full`` leaves no room for segments, with ``broken`` no write succeeds, with ``bug`` no flush does.
+``full`` leaves no room for segments, with ``broken`` no write succeeds, with ``bug`` no flush does;
+a stop that has answered everybody makes ``answered``, and goes no further while there is ``slow``.
 
 It stands here because a test cannot do this to a disk. ``TEST_CASE=casev3 python -m tests.faulty``
 """
 
+import asyncio
 import errno
 import os
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 
+from common.api import Api
 from common.server import main
 from common.wal import opening
 from common.wal.disk import Directory, SegmentFile
@@ -17,13 +20,18 @@ from common.wal.log import WriteAheadLog
 from common.writer import Writer
 
 SEGMENT_BYTES = 4096
-FULL, BROKEN, BUG = "full", "broken", "bug"
+FULL, BROKEN, BUG, SLOW, ANSWERED = "full", "broken", "bug", "slow", "answered"
 
 create, write, make_ready = Directory.create, SegmentFile.write, Writer._make_ready
+drained = Api.drained
+
+
+def place_of(fault: str) -> Path:
+    return Path(os.environ["EXCHANGE_WAL_DIR"]) / fault
 
 
 def there_is(fault: str) -> bool:
-    return (Path(os.environ["EXCHANGE_WAL_DIR"]) / fault).exists()
+    return place_of(fault).exists()
 
 
 def create_if_there_is_room(self: Directory, number: int, size: int) -> None:
@@ -44,10 +52,18 @@ def make_ready_or_not(self: Writer) -> None:
     make_ready(self)
 
 
+async def drained_slowly(self: Api, patience_s: float) -> None:
+    await drained(self, patience_s)
+    place_of(ANSWERED).touch()
+    while there_is(SLOW):  # noqa: ASYNC110 - a file tells nobody that it has gone
+        await asyncio.sleep(0.01)
+
+
 if __name__ == "__main__":
     Directory.create = create_if_there_is_room  # type: ignore[method-assign]
     SegmentFile.write = write_if_it_works  # type: ignore[method-assign]
     Writer._make_ready = make_ready_or_not  # type: ignore[method-assign]
+    Api.drained = drained_slowly  # type: ignore[method-assign]
     opening.WriteAheadLog = partial(  # type: ignore[attr-defined, assignment]
         WriteAheadLog, segment_bytes=SEGMENT_BYTES
     )
