@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 
 from common import queries
 from common.database import Database
-from common.loading import load_exchange_id
 from common.periodic import every
 from common.settings import Settings
 from common.wal.opening import refuse_to_forget
@@ -41,7 +40,7 @@ async def open_exchange(settings: Settings, database_url: str) -> AsyncIterator[
     async with database.opened(), webhooks.opened():
         # Another case may have used this database, and have been killed.
         [[sequence]] = await database.rows(queries.LAST_SEQUENCE)
-        refuse_to_forget(settings.wal_dir, await load_exchange_id(database), sequence)
+        await refuse_to_forget(settings.wal_dir, database, sequence)
         exchange = Exchange(
             database=database, webhooks=webhooks, retry_window_s=settings.retry_window_s
         )

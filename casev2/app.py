@@ -11,7 +11,6 @@ from common.loading import (
     load_brokers,
     load_clock,
     load_engine,
-    load_exchange_id,
     load_retries,
 )
 from common.orders import OrdersById
@@ -53,7 +52,7 @@ async def open_exchange(settings: Settings, database_url: str) -> AsyncIterator[
         database.opened(),
         webhooks.opened(),
         writer.opened(),
-        open_log(settings, await load_exchange_id(database), writer.sequence) as (wal, records),
+        open_log(settings, database, writer.sequence) as (wal, records),
     ):
         brokers = await load_brokers(database)
         engine = await load_engine(database)

@@ -12,7 +12,6 @@ from common.loading import (
     load_brokers,
     load_clock,
     load_engine,
-    load_exchange_id,
     load_ledger,
     load_retries,
 )
@@ -57,7 +56,7 @@ async def open_exchange(settings: Settings, database_url: str) -> AsyncIterator[
         database.opened(),
         webhooks.opened(),
         writer.opened(),
-        open_log(settings, await load_exchange_id(database), writer.sequence) as (wal, records),
+        open_log(settings, database, writer.sequence) as (wal, records),
     ):
         brokers = await load_brokers(database)
         engine = await load_engine(database)

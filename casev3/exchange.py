@@ -34,6 +34,7 @@ from common.sequencer import Sequencer
 from common.settling import Settling
 from common.views import detail_of, page_of, receipt_of
 from common.wal.format import Record, Submission
+from common.wal.opening import log_ids
 from common.webhooks import Webhooks, notices
 from common.writer import Writer
 
@@ -172,12 +173,13 @@ class Exchange:
     async def reset(self) -> None:
         async with self._writer.idle:
             await self._database.commit(*queries.EMPTY_EVERYTHING)
+            exchange_id, _ = await log_ids(self._database)
             self._writer.forget()
             self._brokers.clear()
             self._engine.clear()
             self._retries.clear()
             self._ledger.clear()
-            await self._sequencer.restart()
+            await self._sequencer.restart(exchange_id)
 
     def replay(self, record: Record) -> None:
         """Do again what was accepted before a crash. Raises KeyError if the order is not open."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from operator import attrgetter
-from uuid import UUID
 
 from common import queries
 from common.brokers import Brokers
@@ -12,12 +11,6 @@ from common.ids import Clock
 from common.ledger import Ledger
 from common.model import Order, to_datetime, to_us
 from common.retries import Retries
-
-
-async def load_exchange_id(database: Database) -> UUID:
-    """By which a log knows that it belongs to this database."""
-    [[exchange_id]] = await database.rows(queries.EXCHANGE_ID)
-    return UUID(int=exchange_id.int)
 
 
 async def load_brokers(database: Database) -> Brokers:

@@ -211,7 +211,8 @@ NAME_ORDERS = compiled(
 )
 
 READ_STATE = compiled(select(exchange_state.c.flushed_sequence, exchange_state.c.flush_number))
-EXCHANGE_ID = compiled(select(exchange_state.c.exchange_id))
+LOG_IDS = compiled(select(exchange_state.c.exchange_id, exchange_state.c.log_id))
+NAME_LOG = compiled(update(exchange_state).values(log_id=bindparam("log")))
 WRITE_STATE = compiled(
     update(exchange_state).values(
         flushed_sequence=bindparam("sequence"), flush_number=bindparam("number")
@@ -710,5 +711,12 @@ EMPTY_EVERYTHING: tuple[Question, ...] = (
         for table in (orders, client_orders, trades, balances, brokers)
     ),
     (statement_of("ALTER SEQUENCE order_sequence RESTART"), {}),
-    (compiled(update(exchange_state).values(flushed_sequence=literal_column("0"))), {}),
+    (
+        compiled(
+            update(exchange_state).values(
+                flushed_sequence=literal_column("0"), exchange_id=func.gen_random_uuid()
+            )
+        ),
+        {},
+    ),
 )

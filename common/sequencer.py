@@ -1,5 +1,7 @@
 """The one place where commands get what makes them replayable: sequence number, id and time."""
 
+from uuid import UUID
+
 from common.ids import Clock
 from common.model import NewOrder, Order
 from common.settling import Settling
@@ -53,10 +55,10 @@ class Sequencer:
         self.sequence = sequence
         self._clock.advance(now_us)
 
-    async def restart(self) -> None:
-        """Begin again, because everything was emptied."""
+    async def restart(self, exchange_id: UUID) -> None:
+        """Begin again, because everything was emptied, as another exchange."""
         self.sequence = 0
-        await self._log.restart()
+        await self._log.restart(exchange_id)
 
     def settling(self) -> Settling | None:
         """The write by which all that has been accepted by now becomes as durable as

@@ -28,22 +28,24 @@ from sqlalchemy import (
 )
 
 # Raised whenever a table changes; a database of another version is refused at start.
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 metadata = MetaData()
 
 # Numbers the orders of the case that matches in the database.
 order_sequence = Sequence("order_sequence", metadata=metadata)
 
-# One row, written by the transaction that writes the data: how far the data reaches, and the number
-# of that write, by which a writer that lost its connection sees whether the commit came through.
+# One row. How far the data reaches, and the number of the write with which it came, by which a
+# writer that lost its connection sees whether the commit came through.
 exchange_state = Table(
     "exchange_state",
     metadata,
     Column("only_row", SmallInteger, CheckConstraint("only_row = 1"), primary_key=True),
     Column("schema_version", SmallInteger, nullable=False),
-    # By which a write-ahead log knows that it belongs to this database.
+    # By which a write-ahead log knows that it belongs to this database; another after a reset.
     Column("exchange_id", Uuid, nullable=False, server_default=text("gen_random_uuid()")),
+    # The log that may hold more than this database; none once all of it is stored.
+    Column("log_id", Uuid),
     Column("flushed_sequence", BigInteger, nullable=False),
     Column("flush_number", BigInteger, nullable=False),
 )

@@ -4,14 +4,14 @@ import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from http.client import HTTPException
 from pathlib import Path
 
 import pytest
-from client import Broker, Reply, Service, eventually, in_seconds
+from client import Broker, Reply, Service, eventually, in_seconds, order_body, send
 from conftest import StartService, execute
-from faulty import BROKEN, BUG, FULL
+from faulty import ANSWERED, BROKEN, BUG, FULL, SLOW
 from test_lifecycle import (
     Acknowledged,
     assert_consistent,
@@ -22,6 +22,7 @@ from test_lifecycle import (
 )
 
 from common.postgres import EmbeddedPostgres
+from common.queries import EMPTY_EVERYTHING
 from common.wal.disk import Directory
 from common.wal.format import BATCH_HEAD_BYTES, HEADER_BYTES, Submission
 from common.wal.recovery import Scan
@@ -106,6 +107,24 @@ def test_a_stop_under_load_answers_all_that_was_accepted(
     assert_kept(service, known)
     [(stored,)] = service.sql("SELECT count(*) FROM orders")
     assert stored == sum(len(client.receipts) for client in known)
+
+
+def test_a_stop_that_has_answered_everybody_accepts_nothing_more(
+    logged: Logged, case: str, wal_dir: Path
+) -> None:
+    service = logged(module="tests.faulty", TEST_CASE=case)
+    broker = service.register("Alice")
+    (wal_dir / SLOW).touch()
+    with closing(service.client.connect()) as connection:
+        assert send(connection, "GET", "/balance", key=broker.key).status == 200
+        service.send_signal(signal.SIGTERM)
+        eventually((wal_dir / ANSWERED).exists)
+        reply = send(connection, "POST", "/orders", order_body(), broker.key)
+        (wal_dir / SLOW).unlink()
+    assert (reply.status, reply.headers["Connection"]) == (503, "close")
+    assert int(reply.headers["Retry-After"]) >= 1
+    service.expect_good_end()
+    assert service.sql("SELECT count(*) FROM orders") == [(0,)]
 
 
 def test_killed_while_its_database_was_gone_a_service_comes_back_with_everything(
@@ -400,6 +419,62 @@ def test_without_the_log_a_start_that_would_lose_orders_is_refused(
     assert "holds 1 commands that the database lacks" in line
     logged(service.database_url).stop()
     start_service(service.database_url, **flush)
+
+
+@pytest.mark.parametrize("durability", ["flush", "wal"])
+def test_a_start_that_looks_for_the_log_in_another_place_is_refused(
+    durability: str, logged: Logged, new_place: Callable[[], Path]
+) -> None:
+    service = logged()
+    broker = service.register("Alice")
+    order_id = broker.place("bid", 5, 100)
+    service.kill()
+    other: dict[str, object] = {"EXCHANGE_WAL_DIR": str(new_place())}
+    for _ in range(2):  # the first has made a log there
+        line = refused(
+            logged(service.database_url, ready=False, EXCHANGE_DURABILITY=durability, **other)
+        )
+        assert line.startswith("error: EXCHANGE_WAL_DIR: ")
+        assert "is not the log of this database" in line
+    service = logged(service.database_url, **FLUSHING)
+    assert service.again(broker).detail(order_id)["status"] == "open"
+    service.stop()
+    # All is stored now, so the log may begin anew anywhere.
+    service = logged(service.database_url, **other)
+    assert service.again(broker).detail(order_id)["status"] == "open"
+
+
+def test_a_log_without_its_name_is_not_taken_for_the_one_that_is_missing(
+    logged: Logged, wal_dir: Path
+) -> None:
+    service = logged()
+    service.kill()
+    (wal_dir / "id").write_text("half a na")
+    line = refused(logged(service.database_url, ready=False))
+    assert "cannot be used" in line
+    (wal_dir / "id").unlink()
+    assert "is not the log of this database" in refused(logged(service.database_url, ready=False))
+    service.sql("UPDATE exchange_state SET log_id = NULL ")
+    logged(service.database_url)
+
+
+def test_a_reset_that_a_kill_cut_short_is_done_at_the_next_start(
+    logged: Logged, wal_dir: Path
+) -> None:
+    service = logged()
+    service.register("Alice").place("bid", 5, 100)
+    service.kill()
+    # What a reset does in the database; the log comes after it.
+    for statement, _ in EMPTY_EVERYTHING:
+        service.sql(statement.text)
+    service = logged(service.database_url, **FLUSHING)
+    health = service.health()
+    assert (health["brokers"], health["open_orders"], health["sequence"]) == (0, 0, 0)
+    broker = service.register("Alice")
+    order_id = broker.place("bid", 5, 100)
+    service.kill()
+    service = logged(service.database_url, **FLUSHING)
+    assert service.again(broker).detail(order_id)["status"] == "open"
 
 
 def test_two_exchanges_on_one_log_are_refused(logged: Logged) -> None:

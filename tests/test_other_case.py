@@ -55,10 +55,14 @@ def test_no_case_goes_on_without_the_log_of_another(
     alice = killed.register("Alice")
     order_id = alice.place("ask", 1, 100)
     killed.kill()
-    for case in CASES:
-        refused = start_service(killed.database_url, module=case, ready=False, **log)
+    elsewhere = {"EXCHANGE_WAL_DIR": str(new_place() / "wal")}
+    for case, place, said in [
+        *((case, log, "holds 1 commands that the database lacks") for case in CASES),
+        *((case, elsewhere, "is not the log of this database") for case in CASES),
+    ]:
+        refused = start_service(killed.database_url, module=case, ready=False, **place)
         assert refused.exit_code() == 1
-        assert "holds 1 commands that the database lacks" in refused.text()
+        assert said in refused.text()
     wal["EXCHANGE_FLUSH_MS"] = "30"
     service = start(start_service, logs, killed.database_url, **wal)
     assert service.again(alice).detail(order_id)["status"] == "open"

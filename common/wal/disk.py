@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
+from uuid import UUID, uuid4
 
 from common.errors import StartError
 
@@ -65,6 +66,27 @@ class Directory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    def log_id(self) -> UUID | None:
+        """By which a database knows the log in here, None if it was never written. Raises OSError,
+        ValueError."""
+        path = self.path / "id"
+        return UUID(path.read_text().strip()) if path.exists() else None
+
+    def identify(self) -> UUID:
+        """The same, given now if it was not yet. Raises OSError, ValueError."""
+        known = self.log_id()
+        if known is not None:
+            return known
+        log_id = uuid4()
+        draft = self.path / "id.new"
+        with open(draft, "w", opener=_private) as file:
+            file.write(f"{log_id}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        draft.rename(draft.with_suffix(""))
+        self._sync_names()
+        return log_id
 
     def numbers(self) -> list[int]:
         names = (path.name.removesuffix(SUFFIX) for path in self.path.glob(f"*{SUFFIX}"))
