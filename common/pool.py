@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import NamedTuple
 
 import psycopg
 
@@ -17,6 +18,8 @@ from common.postgres import one_line
 # few.
 PLACES = 8
 WAITING_PER_CONNECTION = 64
+# While the first in line has waited for so long, whoever joined it would wait no less.
+LINE_MAX_S = 0.25
 # Nothing more is sent behind a read that has been under way for so long.
 STUCK_S = 0.05
 LOOK_AGAIN_S = 0.25
@@ -25,6 +28,14 @@ ANSWER_PATIENCE_S = 10.0
 CONNECT_PATIENCE_S = 5.0
 
 log = logging.getLogger(__name__)
+
+
+class Waiting(NamedTuple):
+    """Somebody in line, who needs so many places, and has waited since then."""
+
+    places: int
+    turn: asyncio.Future[Channel]
+    since_s: float
 
 
 class Pool:
@@ -40,7 +51,7 @@ class Pool:
         self._size = size
         self._wait_s = wait_s
         self._channels: list[Channel] = []
-        self._line: deque[tuple[int, asyncio.Future[Channel]]] = deque()
+        self._line: deque[Waiting] = deque()
         self._look_now = asyncio.Event()
         self._waited_ms = 0.0
 
@@ -68,7 +79,8 @@ class Pool:
         if all(channel.closed for channel in self._channels):
             raise Unavailable("the database does not answer; retry later")
         # As many waiting as a pool of this size can hope to serve; the rest is told at once.
-        if len(self._line) >= self._size * WAITING_PER_CONNECTION:
+        is_full = len(self._line) >= self._size * WAITING_PER_CONNECTION
+        if is_full or (self._line and time.monotonic() - self._line[0].since_s > LINE_MAX_S):
             raise Overloaded("too many requests wait for the database; retry later")
         return await self._wait(places)
 
@@ -96,10 +108,10 @@ class Pool:
     async def _wait(self, places: int) -> Channel:
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[Channel] = loop.create_future()
-        self._line.append((places, turn))
+        since_s = time.monotonic()
+        self._line.append(Waiting(places, turn, since_s))
         if len(self._channels) < self._size:
             self._look_now.set()
-        since_s = time.monotonic()
         limit = loop.call_later(self._wait_s, _end, turn, "no database connection became free")
         try:
             return await turn
@@ -114,7 +126,7 @@ class Pool:
     def _serve_line(self) -> None:
         """Give what is free to those who have waited longest."""
         while self._line:
-            places, turn = self._line[0]
+            places, turn, _ = self._line[0]
             if not turn.done():
                 channel = self._free(places)
                 if channel is None:
@@ -137,7 +149,7 @@ class Pool:
             self._channels = [channel for channel in self._channels if not channel.closed]
             if not self._channels:
                 while self._line:
-                    _end(self._line.popleft()[1], "the database does not answer")
+                    _end(self._line.popleft().turn, "the database does not answer")
             if not self._channels or (self._line and len(self._channels) < self._size):
                 # To prepare the statements can itself wait, for whoever locks a table.
                 with suppress(psycopg.Error, TimeoutError):

@@ -11,6 +11,7 @@ from conftest import MEMORY_CASES, NewDatabase, StartService
 
 from common.channel import Channel, Statement
 from common.database import conninfo, prepare_schema
+from common.errors import Overloaded
 from common.pool import PLACES, Pool
 
 pytestmark = pytest.mark.reads_the_database
@@ -124,6 +125,28 @@ def test_the_pool_never_has_more_connections_than_its_size(start_service: StartS
             assert before < connections(service)
         assert not is_refused(held[0].result())
         assert connections(service) <= most
+
+
+def test_who_would_wait_too_long_is_told_at_once_and_who_waits_is_served(
+    new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.pool.LINE_MAX_S", 0.0)
+
+    async def play() -> None:
+        url = new_database()
+        prepare_schema(url)
+        pool = Pool(lambda: Channel.open(conninfo(url)), size=1, wait_s=PATIENCE_S)
+        async with pool.opened():
+            channel = await pool.take(PLACES)
+            first_in_line = asyncio.create_task(pool.take(1))
+            await asyncio.sleep(0)
+            with pytest.raises(Overloaded):
+                await pool.take(1)
+            pool.give_back(channel, PLACES)
+            assert await first_in_line is channel
+            assert await pool.take(1) is channel
+
+    asyncio.run(play())
 
 
 def test_who_waits_behind_a_stuck_connection_is_served_when_it_answers(
