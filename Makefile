@@ -73,7 +73,8 @@ run-v3: $(READY)  ## serve casev3
 	$(BIN)/python -m casev3
 
 test: $(READY)  ## all tests, against a real PostgreSQL (10 minutes)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not alone" --numprocesses 2 --dist worksteal -p no:benchmark
+	$(BIN)/python -m pytest -m alone
 
 lint: $(READY)  ## ruff and mypy --strict
 	$(BIN)/ruff check .

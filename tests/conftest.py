@@ -28,6 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "matches_in_memory: only for cases that match in memory")
     config.addinivalue_line("markers", "reads_the_database: only for cases whose reads are SQL")
     config.addinivalue_line("markers", "any_case: about code that all cases share; one is enough")
+    config.addinivalue_line("markers", "alone: measures, so nothing else may run beside it")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -39,6 +39,8 @@ from bench.report import Printer
 from bench.trials import LogWrites, Record
 from bench.verdict import Verdict
 
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 60.0
 STOP_MAX_S = 10.0

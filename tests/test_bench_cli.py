@@ -18,6 +18,8 @@ from typing import NamedTuple
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "bench" / "perf_realistic.py"
 FAKE = Path(__file__).with_name("test_bench_fake_exchange.py")

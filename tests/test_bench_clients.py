@@ -16,6 +16,8 @@ from bench.clients import ALL, ALONE, Options
 from bench.exchange_client import HarnessError
 from bench.http_client import Address
 
+pytestmark = pytest.mark.alone
+
 IDLE, DRIBBLING, HALF_CLOSED, DEAF = KINDS
 
 

@@ -14,6 +14,8 @@ from bench.crash import Course, Crash, predicted_lost, promises_all
 from bench.exchange_client import HarnessError
 from bench.service import ROOT, Case
 
+pytestmark = pytest.mark.alone
+
 
 def crashed(
     case: str, number: int = 1, lost: int = 0, cancels_lost: int = 0, doubled: int = 0

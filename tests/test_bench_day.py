@@ -12,6 +12,8 @@ from bench.exchange_client import HarnessError
 from bench.overload import Latency
 from bench.usage import Look, Used
 
+pytestmark = pytest.mark.alone
+
 
 def tenth(p50_ms: float = 1.0, service_us: float = 40.0, held: int = 1_000) -> Tenth:
     latency_ms, resident_mb = Latency(p50_ms, 4 * p50_ms, 9.0), 50.0 + held / 1_000

@@ -12,6 +12,8 @@ from bench import flame, flame_cli, flame_report, service
 from bench.exchange_client import HarnessError
 from bench.flame import OTHER, Flame, Options, flame_of, origin_of
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.mark.parametrize(
     ("frame", "origin"),

@@ -22,6 +22,8 @@ from bench.gate import Answer, Ruling, Standing, answer_of, rulings, sentence
 from bench.trials import Record
 from bench.verdict import Verdict
 
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).resolve().parents[1]
 CASES = list(gate.ORDER)
 SEVERITY = [Answer.PASS, Answer.INCONCLUSIVE, Answer.REGRESS]

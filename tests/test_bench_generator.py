@@ -10,6 +10,8 @@ from bench import generator_test
 from bench.figures import GeneratorHealth
 from bench.generator_test import Reached
 
+pytestmark = pytest.mark.alone
+
 HEALTHY = GeneratorHealth(
     scheduled=1000,
     sent=1000,

@@ -18,6 +18,8 @@ from bench.loadgen import Spec, Stage
 from bench.overload import AFTER, BEFORE, DURING, Flood, Options
 from bench.traffic import Kind
 
+pytestmark = pytest.mark.alone
+
 OPTIONS = Options(["v1"], {"v1": 200.0}, 3.0, 4.0, 1, {}, before_s=2.0, after_s=4.0)
 
 

@@ -22,6 +22,8 @@ from bench.search import Capacity
 from bench.trials import Record
 from bench.verdict import Verdict
 
+pytestmark = pytest.mark.alone
+
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [None]
 PUBLISH = Options(["v3"], "publish", "average", 1, {}, 1)
 FAST = {"0": Pace(50.0, 51.0), "1": Pace(49.5, 51.0)}

@@ -32,6 +32,8 @@ from bench.sensitivity import (
 from bench.sensitivity_charts import orders
 from bench.service import ROOT
 
+pytestmark = pytest.mark.alone
+
 CASES = ["v1", "v2", "v3"]
 OPTIONS = Options(CASES, ["average", "peak", "day"], 1, {})
 LIMITS = {

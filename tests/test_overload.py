@@ -26,6 +26,8 @@ from common.overload import (
     Overload,
 )
 
+pytestmark = pytest.mark.alone
+
 CONNECTIONS = 300
 IN_TIME_S, TOO_LATE_S = BEAT_S, BEAT_S + 2 * LATE_S
 
