@@ -32,6 +32,9 @@ from common.webhooks import Notice
 RETRY_MIN_S = 0.05
 RETRY_MAX_S = 2.0
 TAKEOVER_PATIENCE_S = 5.0
+# While the oldest change has waited for so much longer than until the next flush, nobody is kept
+# who would wait for a younger one.
+LATE_MAX_S = 0.5
 AGES_KEPT = 1000  # half a minute of flushes
 # So many changes at most are made ready at once. That costs 1.3 us each, in which the event loop
 # answers nobody, and all that gathers while a flush is slow would cost it in one piece.
@@ -156,10 +159,13 @@ class Writer:
         """Wait until all that is known of the order is in the database. Raises Unavailable."""
         for batch in (self._batch, *(flush.batch for flush in reversed(self._flushes))):
             if order_id in batch.changes:
+                too_late = Unavailable("the database does not take changes in time; retry later")
+                if self.age_s() > self._interval_s + LATE_MAX_S:
+                    raise too_late
                 try:
                     await within(self._patience_s, batch.stored.wait())
                 except TimeoutError:
-                    raise Unavailable("the database does not take changes; retry later") from None
+                    raise too_late from None
                 return
 
     @asynccontextmanager

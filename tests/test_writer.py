@@ -15,7 +15,7 @@ from bench.replay import Command, Outcome, carry_out, commands
 from common.channel import Channel
 from common.database import prepare_schema
 from common.engine import Engine
-from common.errors import Displaced
+from common.errors import Displaced, Unavailable
 from common.writer import FLUSH_MAX, Flush, Writer
 
 AVERAGE = traffic.PROFILES["average"]
@@ -88,7 +88,10 @@ def test_what_has_gathered_is_written_in_pieces_that_each_fit_together(
     assert reached[-1] == writer.sequence
 
 
-def test_who_waits_for_an_order_waits_for_its_last_change(new_database: NewDatabase) -> None:
+def test_who_waits_for_an_order_waits_for_its_last_change(
+    new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.writer.LATE_MAX_S", PATIENCE_S)
     url = new_database()
     prepare_schema(url)
     writer = opened(url)
@@ -109,6 +112,26 @@ def test_who_waits_for_an_order_waits_for_its_last_change(new_database: NewDatab
     with psycopg.connect(url) as connection:
         state = connection.execute("SELECT close_reason FROM orders WHERE id = %s", [cancelled])
         assert state.fetchall() == [("cancelled",)]
+
+
+def test_nobody_is_kept_waiting_while_what_is_older_waits_too_long(
+    new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.writer.LATE_MAX_S", -1.0)
+    url = new_database()
+    prepare_schema(url)
+    writer = opened(url)
+
+    async def run() -> None:
+        async with asyncio.timeout(PATIENCE_S), writer.opened():
+            order_id = next(recorded(writer).resting()).id
+            with pytest.raises(Unavailable):
+                await writer.until_stored(order_id)
+            async with writer.flushing(nothing, lambda _: None, PATIENCE_S):
+                pass
+            await writer.until_stored(order_id)
+
+    uvloop.run(run())
 
 
 def test_a_flush_whose_commit_came_through_but_not_its_reply_is_not_written_twice(
