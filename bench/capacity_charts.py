@@ -90,9 +90,12 @@ def capacity(findings: Findings) -> Figure:
         axes.text(most, row, f"  {capacity_text(each)}", va="center")
         if each.tight.median is not None:
             axes.plot([each.tight.median] * 2, [row - 0.3, row + 0.3], color=ORANGE, linewidth=2.5)
+        elif each.tight_unstable_from.median is not None:
+            axes.plot(each.tight_unstable_from.median, row, "<", color=ORANGE, markersize=9)
     axes.axvline(100.0, color="black", linestyle=":", linewidth=1)
     axes.text(100.0, -0.62, " 100 % of B3", va="center")
     axes.plot([], [], color=ORANGE, linewidth=2.5, label="p99 ≤ 10 ms")
+    axes.plot([], [], "<", color=ORANGE, markersize=9, label="p99 ≤ 10 ms: somewhere below")
     axes.plot([], [], color="black", linewidth=2, label="range over repeats")
     axes.set_yticks(range(len(every)), [each.case for each in every])
     axes.set_ylim(len(every) - 0.4, -0.9)
@@ -100,7 +103,7 @@ def capacity(findings: Findings) -> Figure:
     axes.set_xlim(0, HEADROOM * 1.1 * max(100.0, *(each.capacity.most or 0.0 for each in every)))
     axes.set_xlabel("load (% of B3's average rates)")
     axes.grid(visible=False, axis="y")
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
