@@ -32,7 +32,6 @@ from common.sequencer import Sequencer
 from common.settling import Settling
 from common.views import page_of, receipt_of
 from common.wal.format import Record, Submission
-from common.wal.opening import log_ids
 from common.webhooks import Webhooks, notices
 from common.writer import Writer
 
@@ -157,20 +156,21 @@ class Exchange:
     async def reset(self) -> None:
         async with self._writer.idle:
             await self._database.commit(*queries.EMPTY_EVERYTHING)
-            exchange_id, _ = await log_ids(self._database)
             self._writer.forget()
             self._brokers.clear()
             self._engine.clear()
             self._open_orders.clear()
             self._retries.clear()
-            await self._sequencer.restart(exchange_id)
+            await self._sequencer.restart()
 
     def replay(self, record: Record) -> None:
-        """Do again what was accepted before a crash. Raises KeyError if the order is not open."""
+        """Do again what was accepted before a crash. Raises KeyError for what is not there."""
         self._expire_by(record.now_us)
         self._sequencer.repeat(record.sequence, record.now_us)
         if isinstance(record, Submission):
-            self._match(record.order())
+            order = record.order()
+            self._brokers.by_id[order.broker_id]
+            self._match(order)
         else:
             order = self._open_orders[int.from_bytes(record.order_id)]
             self._close(order, record.sequence, record.now_us)

@@ -52,16 +52,6 @@ FIRST_STATE = {
 }
 
 
-# casev1 numbers orders by a sequence of the database, the others go on from what is flushed. Each
-# begins behind the other, so that a database may change its case and older orders still go first.
-NUMBERS_GO_ON = (
-    "SELECT setval('order_sequence', flushed_sequence) FROM exchange_state, order_sequence"
-    " WHERE flushed_sequence > CASE WHEN is_called THEN last_value ELSE 0 END",
-    "UPDATE exchange_state SET flushed_sequence = (SELECT last_value FROM order_sequence)"
-    " WHERE flushed_sequence < (SELECT last_value FROM order_sequence WHERE is_called)",
-)
-
-
 def uuid_of(identifier: int) -> str:
     """An id as a parameter of a statement; in rows it is a UUID."""
     return f"{identifier:032x}"
@@ -98,8 +88,6 @@ def prepare_schema(url: str) -> None:
                     f"{SCHEMA_VERSION}: name another database in EXCHANGE_DATABASE_URL, or run "
                     "the program version that made it"
                 )
-            for statement in NUMBERS_GO_ON:
-                transaction.exec_driver_sql(statement)
             _warn_of_lossy_commits(transaction)
     except DBAPIError as error:
         reason = str(error.orig).strip().splitlines()[0]

@@ -18,8 +18,9 @@ from common.postgres import one_line
 # few.
 PLACES = 8
 WAITING_PER_CONNECTION = 64
-# While the first in line has waited for so long, whoever joined it would wait no less.
-LINE_MAX_S = 0.25
+# While the first in line has waited for this share of the time that anybody may, the database does
+# not keep up, and nobody joins them.
+LINE_SHARE = 1 / 8
 # Nothing more is sent behind a read that has been under way for so long.
 STUCK_S = 0.05
 LOOK_AGAIN_S = 0.25
@@ -50,6 +51,7 @@ class Pool:
         self._connect = connect
         self._size = size
         self._wait_s = wait_s
+        self._line_max_s = wait_s * LINE_SHARE
         self._channels: list[Channel] = []
         self._line: deque[Waiting] = deque()
         self._look_now = asyncio.Event()
@@ -80,7 +82,7 @@ class Pool:
             raise Unavailable("the database does not answer; retry later")
         # As many waiting as a pool of this size can hope to serve; the rest is told at once.
         is_full = len(self._line) >= self._size * WAITING_PER_CONNECTION
-        if is_full or (self._line and time.monotonic() - self._line[0].since_s > LINE_MAX_S):
+        if is_full or (self._line and time.monotonic() - self._line[0].since_s > self._line_max_s):
             raise Overloaded("too many requests wait for the database; retry later")
         return await self._wait(places)
 

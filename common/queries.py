@@ -212,11 +212,29 @@ NAME_ORDERS = compiled(
 
 READ_STATE = compiled(select(exchange_state.c.flushed_sequence, exchange_state.c.flush_number))
 LOG_IDS = compiled(select(exchange_state.c.exchange_id, exchange_state.c.log_id))
-NAME_LOG = compiled(update(exchange_state).values(log_id=bindparam("log")))
+NEED_LOG = compiled(update(exchange_state).values(log_id=bindparam("log")))
+NEED_NO_LOG = compiled(
+    update(exchange_state)
+    .where(exchange_state.c.log_id == bindparam("log"))
+    .values(log_id=literal_column("NULL"))
+)
 WRITE_STATE = compiled(
     update(exchange_state).values(
         flushed_sequence=bindparam("sequence"), flush_number=bindparam("number")
     )
+)
+
+# casev1 numbers orders by a sequence of the database, the others go on from what is flushed. Each
+# begins behind the other, so that a database may change its case and older orders still go first.
+# To be done by who keeps the other out; processes of casev1, which do not, take turns.
+TAKE_TURNS = statement_of("SELECT pg_advisory_xact_lock(hashtext('exchange numbers'))")
+NUMBER_BEHIND_FLUSHED = statement_of(
+    "SELECT setval('order_sequence', flushed_sequence) FROM exchange_state, order_sequence"
+    " WHERE flushed_sequence > CASE WHEN is_called THEN last_value ELSE 0 END"
+)
+FLUSH_BEHIND_NUMBERED = statement_of(
+    "UPDATE exchange_state SET flushed_sequence = (SELECT last_value FROM order_sequence)"
+    " WHERE flushed_sequence < (SELECT last_value FROM order_sequence WHERE is_called)"
 )
 
 # ---- brokers ----
@@ -711,12 +729,5 @@ EMPTY_EVERYTHING: tuple[Question, ...] = (
         for table in (orders, client_orders, trades, balances, brokers)
     ),
     (statement_of("ALTER SEQUENCE order_sequence RESTART"), {}),
-    (
-        compiled(
-            update(exchange_state).values(
-                flushed_sequence=literal_column("0"), exchange_id=func.gen_random_uuid()
-            )
-        ),
-        {},
-    ),
+    (compiled(update(exchange_state).values(flushed_sequence=literal_column("0"))), {}),
 )

@@ -1,7 +1,5 @@
 """The one place where commands get what makes them replayable: sequence number, id and time."""
 
-from uuid import UUID
-
 from common.ids import Clock
 from common.model import NewOrder, Order
 from common.settling import Settling
@@ -55,10 +53,10 @@ class Sequencer:
         self.sequence = sequence
         self._clock.advance(now_us)
 
-    async def restart(self, exchange_id: UUID) -> None:
-        """Begin again, because everything was emptied, as another exchange."""
+    async def restart(self) -> None:
+        """Begin again, because everything was emptied."""
         self.sequence = 0
-        await self._log.restart(exchange_id)
+        await self._log.restart()
 
     def settling(self) -> Settling | None:
         """The write by which all that has been accepted by now becomes as durable as

@@ -18,7 +18,7 @@ from aiohttp import web
 from common.api import Api
 from common.connection import LOOK_AT_CLIENTS_S
 from common.database import prepare_schema
-from common.errors import StartError
+from common.errors import ExchangeError, StartError
 from common.exchange import Exchange
 from common.listening import Listener
 from common.periodic import every
@@ -73,7 +73,7 @@ def main(open_exchange: OpenExchange, *, stateless: bool) -> None:
             else:
                 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                     runner.run(serve(open_exchange, settings, database_url))
-    except StartError as error:
+    except (StartError, ExchangeError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -41,6 +41,9 @@ class Settings:
     durability: str
     # EXCHANGE_WAL_DIR: where that log is; another disk than that of the database is faster.
     wal_dir: Path
+    # EXCHANGE_WAL_LOST: the id of a log that the database needs and nobody has any more; a start
+    # goes on without it, and without the orders that only it held.
+    wal_lost: str | None
     # EXCHANGE_FLUSH_MS: shorter loses less in a crash, longer writes fewer, larger transactions.
     flush_ms: int
     # EXCHANGE_FLUSH_PENDING_MAX: changes that may wait for the database before new orders get 503;
@@ -50,7 +53,8 @@ class Settings:
     drain_s: int
     # EXCHANGE_POOL_SIZE: database connections; more serve more at once, each costs memory.
     pool_size: int
-    # EXCHANGE_POOL_WAIT_MS: how long a read waits for a free connection before it gets 503.
+    # EXCHANGE_POOL_WAIT_MS: how long a request waits for a connection before it gets 503; while one
+    # has waited for an eighth of that, others get 503 at once.
     pool_wait_ms: int
     # EXCHANGE_CLOSED_AGE_S, EXCHANGE_CLOSED_MAX: closed orders stay in memory this long and this
     # many; afterwards they are read from the database.
@@ -84,6 +88,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         debug=read.flag("EXCHANGE_DEBUG"),
         durability=read.choice("EXCHANGE_DURABILITY", DURABILITY),
         wal_dir=Path(read.text("EXCHANGE_WAL_DIR") or data_dir / "wal"),
+        wal_lost=read.text("EXCHANGE_WAL_LOST"),
         flush_ms=read.integer("EXCHANGE_FLUSH_MS", 30, 1, 10_000),
         flush_pending_max=read.integer("EXCHANGE_FLUSH_PENDING_MAX", 500_000, 1, 10**8),
         drain_s=read.integer("EXCHANGE_DRAIN_S", 30, 0, 3600),

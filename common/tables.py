@@ -1,7 +1,7 @@
 """The database: one schema for the three cases.
 
 A database may change its case after a stop: the numbers of its orders, by which the older of two at
-one price goes first, go on (``common/database.py``).
+one price goes first, go on (``common/queries.py``).
 
 Integer cents and shares as in ``common/model.py``. An order is open while ``close_reason`` is null:
 there is no second column that could disagree with it.
@@ -42,9 +42,9 @@ exchange_state = Table(
     metadata,
     Column("only_row", SmallInteger, CheckConstraint("only_row = 1"), primary_key=True),
     Column("schema_version", SmallInteger, nullable=False),
-    # By which a write-ahead log knows that it belongs to this database; another after a reset.
+    # By which a write-ahead log knows that it belongs to this database.
     Column("exchange_id", Uuid, nullable=False, server_default=text("gen_random_uuid()")),
-    # The log that may hold more than this database; none once all of it is stored.
+    # The log that may hold more than this database; none after a stop that has stored everything.
     Column("log_id", Uuid),
     Column("flushed_sequence", BigInteger, nullable=False),
     Column("flush_number", BigInteger, nullable=False),

@@ -296,6 +296,8 @@ class Writer:
                         "stop it, or name another database in EXCHANGE_DATABASE_URL"
                     )
                 await asyncio.sleep(RETRY_MIN_S)
+            # Here, where casev1 is kept out: later that would tell of one that was here meanwhile.
+            await channel.finish((queries.FLUSH_BEHIND_NUMBERED, {}))
             stored_sequence, stored_number = await _stored_state(channel)
         except BaseException:
             channel.close()

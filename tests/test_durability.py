@@ -444,37 +444,59 @@ def test_a_start_that_looks_for_the_log_in_another_place_is_refused(
     assert service.again(broker).detail(order_id)["status"] == "open"
 
 
-def test_a_log_without_its_name_is_not_taken_for_the_one_that_is_missing(
-    logged: Logged, wal_dir: Path
+def test_a_log_that_is_lost_is_gone_on_without_only_where_that_is_said(
+    logged: Logged, wal_dir: Path, new_place: Callable[[], Path]
 ) -> None:
+    service = logged()
+    kept = service.register("Alice").place("bid", 5, 100)
+    service.kill()
+    service = logged(service.database_url)  # and what only the log held is in the database now
+    service.stop()
+    service = logged(service.database_url)
+    broker = service.register("Bob")
+    lost = {broker.place("bid", 5, 100) for _ in range(2)}
+    service.kill()
+    named = (wal_dir / "id").read_text().strip()
+    other: dict[str, object] = {"EXCHANGE_WAL_DIR": str(new_place()), **FLUSHING}
+    line = refused(logged(service.database_url, ready=False, **other))
+    assert line.endswith(f"EXCHANGE_WAL_LOST={named}")
+    other["EXCHANGE_WAL_LOST"] = named
+    service = logged(service.database_url, **other)
+    service.register("Carol").place("bid", 5, 100)
+    service.stop()
+    stored = {str(order_id) for (order_id,) in service.sql("SELECT id FROM orders")}
+    assert kept in stored
+    assert not lost & stored
+    # The log that was lost comes back, and goes on where the database has gone another way.
+    assert "another history" in refused(logged(service.database_url, ready=False))
+    flush = {"EXCHANGE_DURABILITY": "flush"}
+    assert "another history" in refused(logged(service.database_url, ready=False, **flush))
+
+
+def test_a_log_with_half_a_name_is_not_taken_for_any(logged: Logged, wal_dir: Path) -> None:
     service = logged()
     service.kill()
     (wal_dir / "id").write_text("half a na")
-    line = refused(logged(service.database_url, ready=False))
-    assert "cannot be used" in line
-    (wal_dir / "id").unlink()
-    assert "is not the log of this database" in refused(logged(service.database_url, ready=False))
-    service.sql("UPDATE exchange_state SET log_id = NULL ")
-    logged(service.database_url)
+    assert "its file id holds none" in refused(logged(service.database_url, ready=False))
 
 
-def test_a_reset_that_a_kill_cut_short_is_done_at_the_next_start(
-    logged: Logged, wal_dir: Path
-) -> None:
+def test_a_log_is_empty_after_a_stop(logged: Logged, wal_dir: Path) -> None:
+    service = logged()
+    service.register("Alice").place("bid", 5, 100)
+    service.stop()
+    assert Directory(wal_dir).numbers() == []
+    assert service.sql("SELECT log_id FROM exchange_state") == [(None,)]
+
+
+def test_orders_are_not_done_again_where_their_broker_is_gone(logged: Logged) -> None:
     service = logged()
     service.register("Alice").place("bid", 5, 100)
     service.kill()
-    # What a reset does in the database; the log comes after it.
+    # As a reset does that is killed before it comes to the log.
     for statement, _ in EMPTY_EVERYTHING:
         service.sql(statement.text)
-    service = logged(service.database_url, **FLUSHING)
-    health = service.health()
-    assert (health["brokers"], health["open_orders"], health["sequence"]) == (0, 0, 0)
-    broker = service.register("Alice")
-    order_id = broker.place("bid", 5, 100)
-    service.kill()
-    service = logged(service.database_url, **FLUSHING)
-    assert service.again(broker).detail(order_id)["status"] == "open"
+    line = refused(logged(service.database_url, ready=False))
+    assert "command 1 of the log names an order or a broker that is not there" in line
 
 
 def test_two_exchanges_on_one_log_are_refused(logged: Logged) -> None:

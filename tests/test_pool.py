@@ -130,7 +130,7 @@ def test_the_pool_never_has_more_connections_than_its_size(start_service: StartS
 def test_who_would_wait_too_long_is_told_at_once_and_who_waits_is_served(
     new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("common.pool.LINE_MAX_S", 0.0)
+    monkeypatch.setattr("common.pool.LINE_SHARE", 0.0)
 
     async def play() -> None:
         url = new_database()

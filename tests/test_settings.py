@@ -37,6 +37,7 @@ TEXTS = [
     ("EXCHANGE_DURABILITY", "durability", "flush"),
     ("EXCHANGE_DATA_DIR", "data_dir", default_data_dir()),
     ("EXCHANGE_WAL_DIR", "wal_dir", default_data_dir() / "wal"),
+    ("EXCHANGE_WAL_LOST", "wal_lost", None),
 ]
 
 NAMES = [*(row[0] for row in INTEGERS), *(row[0] for row in FLAGS), *(row[0] for row in TEXTS)]

@@ -13,7 +13,7 @@ from test_lifecycle import assert_tables_agree
 from bench import traffic
 from bench.replay import Command, Outcome, carry_out, commands
 from common.channel import Channel
-from common.database import prepare_schema
+from common.database import WRITER_LOCK, prepare_schema
 from common.engine import Engine
 from common.errors import Displaced, Unavailable
 from common.writer import FLUSH_MAX, Flush, Writer
@@ -112,6 +112,31 @@ def test_who_waits_for_an_order_waits_for_its_last_change(
     with psycopg.connect(url) as connection:
         state = connection.execute("SELECT close_reason FROM orders WHERE id = %s", [cancelled])
         assert state.fetchall() == [("cancelled",)]
+
+
+def test_who_waits_for_casev1_to_end_numbers_its_orders_behind_the_last_of_it(
+    new_database: NewDatabase,
+) -> None:
+    url = new_database()
+    prepare_schema(url)
+    writer = opened(url)
+
+    async def run() -> None:
+        async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
+            with psycopg.connect(url, autocommit=True) as casev1:
+                casev1.execute(f"SELECT pg_advisory_lock_shared({WRITER_LOCK})".encode())
+                entering = tasks.create_task(writer.opened().__aenter__())
+                asked = (
+                    b"SELECT 1 FROM pg_stat_activity"
+                    b" WHERE query LIKE '%try_advisory_lock(%' AND pid <> pg_backend_pid()"
+                )
+                while not casev1.execute(asked).fetchall():  # noqa: ASYNC110 - nobody tells
+                    await asyncio.sleep(0.01)
+                casev1.execute("SELECT setval('order_sequence', 50)")
+            await entering
+
+    uvloop.run(run())
+    assert writer.sequence == 50
 
 
 def test_nobody_is_kept_waiting_while_what_is_older_waits_too_long(

@@ -68,10 +68,15 @@ class Directory:
         self.path = path
 
     def log_id(self) -> UUID | None:
-        """By which a database knows the log in here, None if it was never written. Raises OSError,
+        """By which a database knows the log in here, None if none was ever. Raises OSError,
         ValueError."""
         path = self.path / "id"
-        return UUID(path.read_text().strip()) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            return UUID(path.read_text().strip())
+        except ValueError:
+            raise ValueError("its file id holds none") from None
 
     def identify(self) -> UUID:
         """The same, given now if it was not yet. Raises OSError, ValueError."""

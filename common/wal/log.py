@@ -23,7 +23,6 @@ from itertools import islice
 from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import NamedTuple, Protocol
-from uuid import UUID
 
 from common.errors import Unavailable
 from common.model import Order
@@ -76,8 +75,8 @@ class Log(Protocol):
         """The database has all up to here."""
         ...
 
-    async def restart(self, exchange_id: UUID) -> None:
-        """Everything was emptied; the next sequence number is 1, that of another exchange."""
+    async def restart(self) -> None:
+        """Everything was emptied; the next sequence number is 1."""
         ...
 
     def figures(self) -> dict[str, float]:
@@ -105,7 +104,7 @@ class NoLog:
     def absorbed(self, sequence: int) -> None:
         pass
 
-    async def restart(self, exchange_id: UUID) -> None:
+    async def restart(self) -> None:
         pass
 
     def figures(self) -> dict[str, float]:
@@ -258,7 +257,7 @@ class WriteAheadLog:
         if self._absorbed and (self._removal is None or self._removal.done()):
             self._removal = self._loop.run_in_executor(None, self._remove_absorbed)
 
-    async def restart(self, exchange_id: UUID) -> None:
+    async def restart(self) -> None:
         """Deletes all segments at once, which stops the event loop for a moment."""
         self._gathering.clear()
         ended, self._next_write = self._next_write, Settling()
@@ -274,7 +273,6 @@ class WriteAheadLog:
             self._dropped, self._file = self._file, None
         self._offset = self._size
         self._chain = self._last_sequence = 0
-        self._exchange = exchange_id.bytes
         await self.prepared()
 
     async def prepared(self) -> None:

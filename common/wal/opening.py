@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Protocol
 from uuid import UUID
 
+import psycopg
+
 from common import queries
 from common.database import Conflict, Database
-from common.errors import StartError, Unavailable
+from common.errors import ExchangeError, StartError
 from common.giving_up import give_up
+from common.postgres import one_line
 from common.settings import Settings
 from common.wal.disk import Directory, locked
 from common.wal.format import Record
-from common.wal.log import Log, NoLog, WriteAheadLog
+from common.wal.log import End, Log, NoLog, WriteAheadLog
 from common.wal.recovery import Damaged, Foreign, recover, settle
 
 log = logging.getLogger(__name__)
@@ -33,31 +36,22 @@ async def open_log(
 ) -> AsyncIterator[tuple[Log, Sequence[Record]]]:
     """The log to write, and the records that the database, which reaches so far, lacks.
 
-    The database knows its log by name until all of it is stored, so that no start goes on without.
-    Raises StartError, and has changed no record of this exchange then.
+    The database names the log that it needs until a stop has stored everything, so that no start
+    goes on without; then the log is emptied. Raises StartError, and has changed no record then.
     """
     if settings.durability == "flush":
-        await refuse_to_forget(settings.wal_dir, database, stored_sequence)
+        await refuse_to_forget(settings, database, stored_sequence)
         yield NoLog(), ()
         return
-    exchange_id, expected_id = await log_ids(database)
+    exchange_id, needed_id = await _ids(settings, database)
     with locked(settings.wal_dir) as directory:
         try:
             log_id = directory.identify()
-            _check_is(settings.wal_dir, log_id, expected_id)
-            try:
-                records, end = recover(directory, exchange_id.bytes, stored_sequence)
-            except Foreign:
-                if log_id != expected_id:
-                    raise
-                # Of before a reset, which was cut short before it came to the log.
-                for number in directory.numbers():
-                    directory.remove(number)
-                records, end = recover(directory, exchange_id.bytes, stored_sequence)
+            records, end = _found(directory, log_id, needed_id, exchange_id, stored_sequence)
             settle(directory, end)
         except (Damaged, OSError, ValueError) as error:
             raise unusable(settings.wal_dir, error) from None
-        await database.commit((queries.NAME_LOG, {"log": log_id.hex}))
+        await database.commit((queries.NEED_LOG, {"log": log_id.hex}))
         # After a failed sync nobody knows what is on the disk; the next start finds out, and writes
         # it again.
         failed = partial(give_up, "the log cannot be written")
@@ -68,48 +62,78 @@ async def open_log(
             except OSError as error:
                 raise unusable(settings.wal_dir, error) from None
             yield wal, records
-        # Everything is stored. If the database does not hear of it, the next start needs this log.
-        with suppress(Unavailable, Conflict):
-            await database.commit((queries.NAME_LOG, {"log": None}))
+        await _no_longer_needed(directory, database, log_id)
 
 
-async def refuse_to_forget(path: Path, database: Database, stored_sequence: int) -> None:
+async def refuse_to_forget(settings: Settings, database: Database, stored_sequence: int) -> None:
     """Raise StartError if a log, there or elsewhere, may hold more than the database."""
-    exchange_id, expected_id = await log_ids(database)
-    directory, records = Directory(path), list[Record]()
+    exchange_id, needed_id = await _ids(settings, database)
+    directory, records = Directory(settings.wal_dir), list[Record]()
     try:
-        _check_is(path, directory.log_id(), expected_id)
+        log_id = directory.log_id()
         with suppress(Foreign):
-            records, _ = recover(directory, exchange_id.bytes, stored_sequence)
+            records, _ = _found(directory, log_id, needed_id, exchange_id, stored_sequence)
     except (Damaged, OSError, ValueError) as error:
-        raise unusable(path, error) from None
+        raise unusable(settings.wal_dir, error) from None
     if records:
         raise StartError(
-            f"EXCHANGE_WAL_DIR: the log in {path} holds {len(records):,} commands that the "
-            "database lacks: start once with EXCHANGE_DURABILITY=wal"
+            f"EXCHANGE_WAL_DIR: the log in {settings.wal_dir} holds {len(records):,} commands that "
+            "the database lacks: start once with EXCHANGE_DURABILITY=wal"
         )
-    if expected_id is not None:
-        await database.commit((queries.NAME_LOG, {"log": None}))
+    if log_id is not None and log_id == needed_id:
+        await database.commit((queries.NEED_NO_LOG, {"log": log_id.hex}))
 
 
-async def log_ids(database: Database) -> tuple[UUID, UUID | None]:
-    """By which a log knows that it belongs to this database, and the log that this database needs.
+async def _ids(settings: Settings, database: Database) -> tuple[UUID, UUID | None]:
+    """By which a log knows that it belongs to this database; and the log that this database needs.
 
     Raises Unavailable.
     """
-    [[exchange_id, log_id]] = await database.rows(queries.LOG_IDS)
-    return exchange_id, log_id
+    [[exchange_id, needed_id]] = await database.rows(queries.LOG_IDS)
+    if needed_id is not None and str(needed_id) == settings.wal_lost:
+        log.warning("going on without log %s and what only that held", needed_id)
+        await database.commit((queries.NEED_NO_LOG, {"log": needed_id.hex}))
+        needed_id = None
+    return exchange_id, needed_id
 
 
-def _check_is(path: Path, log_id: UUID | None, expected_id: UUID | None) -> None:
-    """Raise StartError where the database needs another log."""
-    if expected_id not in (None, log_id):
+def _found(
+    directory: Directory,
+    log_id: UUID | None,
+    needed_id: UUID | None,
+    exchange_id: UUID,
+    stored_sequence: int,
+) -> tuple[list[Record], End]:
+    """What the database lacks, and where to go on.
+
+    Raises StartError where it needs another log or none, and as ``recover`` does.
+    """
+    if needed_id not in (None, log_id):
         raise StartError(
-            f"EXCHANGE_WAL_DIR: {path} is not the log of this database, which was not stopped in "
-            "order: its last orders may be in that log only. Name the directory of the log whose "
-            f"file id says {expected_id}. If it is lost, so are they; to go on without them, set "
-            "exchange_state.log_id to NULL in the database"
+            f"EXCHANGE_WAL_DIR: {directory.path} is not the log of this database, which was not "
+            "stopped in order: its last orders may be in that log only. Name the directory whose "
+            f"file id says {needed_id}. If it is lost, so are they; to go on without them: "
+            f"EXCHANGE_WAL_LOST={needed_id}"
         )
+    records, end = recover(directory, exchange_id.bytes, stored_sequence)
+    if records and needed_id is None:
+        raise StartError(
+            f"EXCHANGE_WAL_DIR: the log in {directory.path} goes on behind this database, which "
+            "lacks nothing by its own account: it is from another history of it. Name an empty "
+            "directory"
+        )
+    return records, end
+
+
+async def _no_longer_needed(directory: Directory, database: Database, log_id: UUID) -> None:
+    """Everything is stored: empty the log. If the database does not hear of it, the next start
+    needs this directory, nothing more."""
+    try:
+        for number in directory.numbers():
+            directory.remove(number)
+        await database.commit((queries.NEED_NO_LOG, {"log": log_id.hex}))
+    except (OSError, psycopg.Error, ExchangeError, Conflict) as error:
+        log.warning("all is stored, but a start will need %s: %s", directory.path, one_line(error))
 
 
 def replay(exchange: Replayable, records: Sequence[Record]) -> None:
@@ -119,8 +143,8 @@ def replay(exchange: Replayable, records: Sequence[Record]) -> None:
             exchange.replay(record)
         except KeyError:
             raise StartError(
-                f"EXCHANGE_WAL_DIR: command {record.sequence} of the log names an order that is "
-                "not open: this log and this database do not belong together"
+                f"EXCHANGE_WAL_DIR: command {record.sequence} of the log names an order or a "
+                "broker that is not there: this log and this database do not belong together"
             ) from None
     if records:
         log.info(
