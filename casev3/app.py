@@ -56,7 +56,7 @@ async def open_exchange(settings: Settings, database_url: str) -> AsyncIterator[
         database.opened(),
         webhooks.opened(),
         writer.opened(),
-        open_log(settings, database, writer.sequence) as (wal, records),
+        open_log(settings, database, writer) as (wal, records),
     ):
         brokers = await load_brokers(database)
         engine = await load_engine(database)

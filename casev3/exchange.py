@@ -185,7 +185,7 @@ class Exchange:
         self._sequencer.repeat(record.sequence, record.now_us)
         if isinstance(record, Submission):
             order = record.order()
-            self._brokers.by_id[order.broker_id]
+            self._brokers.by_id[order.broker_id]  # a KeyError if there is none
             self._match(order)
         else:
             order = self._ledger.orders[int.from_bytes(record.order_id)]

@@ -234,7 +234,9 @@ class Api:
                         elif (settling := self._exchange.settling()) is not None:
                             await settling.wait()
                         else:
-                            return
+                            await asyncio.sleep(0)  # to read what waits in the sockets
+                            if not self._in_flight and self._exchange.settling() is None:
+                                return
         finally:
             self._stopped = True
 

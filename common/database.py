@@ -88,6 +88,10 @@ def prepare_schema(url: str) -> None:
                     f"{SCHEMA_VERSION}: name another database in EXCHANGE_DATABASE_URL, or run "
                     "the program version that made it"
                 )
+            if transaction.scalar(text("SHOW transaction_read_only")) == "on":
+                raise StartError(
+                    "the database cannot be written: name one that can in EXCHANGE_DATABASE_URL"
+                )
             _warn_of_lossy_commits(transaction)
     except DBAPIError as error:
         reason = str(error.orig).strip().splitlines()[0]

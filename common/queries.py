@@ -233,7 +233,9 @@ NUMBER_BEHIND_FLUSHED = statement_of(
     " WHERE flushed_sequence > CASE WHEN is_called THEN last_value ELSE 0 END"
 )
 FLUSH_BEHIND_NUMBERED = statement_of(
-    "UPDATE exchange_state SET flushed_sequence = (SELECT last_value FROM order_sequence)"
+    # setval, since only what is set is there again as it was after a crash of PostgreSQL.
+    "UPDATE exchange_state"
+    " SET flushed_sequence = (SELECT setval('order_sequence', last_value) FROM order_sequence)"
     " WHERE flushed_sequence < (SELECT last_value FROM order_sequence WHERE is_called)"
 )
 

@@ -116,6 +116,10 @@ class Writer:
         full = self.pending() >= self._pending_max
         return "too many changes wait for the database" if full else None
 
+    def has_stored(self, sequence: int) -> bool:
+        """Whether all commands are in the database, and it reaches so far."""
+        return not self.pending() and self.flushed_sequence >= max(self.sequence, sequence)
+
     def pending(self) -> int:
         """Changes that are not in the database yet."""
         return len(self._batch.changes) + self._taken
@@ -171,7 +175,7 @@ class Writer:
     @asynccontextmanager
     async def opened(self) -> AsyncIterator["Writer"]:
         """Hold the database for this process alone. Raises StartError when another one has it."""
-        self._channel = await self._connect(time.monotonic() + TAKEOVER_PATIENCE_S)
+        self._channel = await self._connect(time.monotonic() + TAKEOVER_PATIENCE_S, is_first=True)
         try:
             yield self
         finally:
@@ -285,7 +289,7 @@ class Writer:
         state = {"sequence": flush.sequence, "number": number}
         await channel.finish(*flush.statements, (queries.WRITE_STATE, state))
 
-    async def _connect(self, patient_until_s: float = 0.0) -> Channel:
+    async def _connect(self, patient_until_s: float = 0.0, *, is_first: bool = False) -> Channel:
         """A connection that holds the writer's lock, so that no second exchange writes here."""
         channel = await Channel.open(self._conninfo)
         try:
@@ -296,8 +300,8 @@ class Writer:
                         "stop it, or name another database in EXCHANGE_DATABASE_URL"
                     )
                 await asyncio.sleep(RETRY_MIN_S)
-            # Here, where casev1 is kept out: later that would tell of one that was here meanwhile.
-            await channel.finish((queries.FLUSH_BEHIND_NUMBERED, {}))
+            if is_first:
+                await channel.finish((queries.FLUSH_BEHIND_NUMBERED, {}))
             stored_sequence, stored_number = await _stored_state(channel)
         except BaseException:
             channel.close()

@@ -42,6 +42,8 @@ from common.engine import Engine, Execution
 from common.loading import load_engine
 from common.model import CloseReason
 
+pytestmark = pytest.mark.alone
+
 SIZES = [10, 100, 1000, 10_000, 100_000, 1_000_000]
 
 # --- how a cost grows ---

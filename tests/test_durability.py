@@ -1,7 +1,9 @@
 """EXCHANGE_DURABILITY=wal: whatever was acknowledged survives kill -9, flushed or not."""
 
 import os
+import shutil
 import signal
+import socket
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -200,7 +202,7 @@ def test_an_order_that_ended_while_nothing_ran_has_expired(logged: Logged) -> No
 def test_a_log_that_the_database_has_is_deleted(logged: Logged, wal_dir: Path) -> None:
     service = logged(**FLUSHING)
     populate(service)
-    service.stop()
+    service.kill()
     service = logged(service.database_url, **FLUSHING)
     populate(service)
     eventually(lambda: len(Directory(wal_dir).numbers()) == 2)
@@ -484,7 +486,48 @@ def test_a_log_is_empty_after_a_stop(logged: Logged, wal_dir: Path) -> None:
     service = logged()
     service.register("Alice").place("bid", 5, 100)
     service.stop()
-    assert Directory(wal_dir).numbers() == []
+    assert list(Scan(Directory(wal_dir)).records()) == []
+    # What was prepared for the next segment stays, since the disk may be full at the next start.
+    assert len(Directory(wal_dir).numbers()) == 1
+    assert service.sql("SELECT log_id FROM exchange_state") == [(None,)]
+
+
+def test_a_copy_of_a_log_is_not_taken_for_it(
+    logged: Logged, wal_dir: Path, new_place: Callable[[], Path]
+) -> None:
+    service = logged()
+    service.stop()
+    copy = new_place() / "copy"
+    shutil.copytree(wal_dir, copy)
+    service = logged(service.database_url)
+    service.register("Alice").place("bid", 5, 100)
+    service.kill()
+    other = {"EXCHANGE_WAL_DIR": str(copy)}
+    line = refused(logged(service.database_url, ready=False, **other))
+    assert "is not the log of this database" in line
+
+
+def test_a_log_that_is_there_is_not_lost(logged: Logged, wal_dir: Path) -> None:
+    service = logged()
+    broker = service.register("Alice")
+    order_id = broker.place("bid", 5, 100)
+    service.kill()
+    lost = {"EXCHANGE_WAL_LOST": (wal_dir / "id").read_text().strip()}
+    for durability in ("flush", "wal"):
+        line = refused(
+            logged(service.database_url, ready=False, EXCHANGE_DURABILITY=durability, **lost)
+        )
+        assert "that log is here" in line
+    service = logged(service.database_url, **FLUSHING)
+    assert service.again(broker).detail(order_id)["status"] == "open"
+
+
+def test_a_start_that_comes_to_nothing_needs_no_log(
+    logged: Logged, start_service: StartService, new_place: Callable[[], Path]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        service = logged(ready=False, EXCHANGE_PORT=str(taken.getsockname()[1]))
+        assert "is in use" in refused(service)
     assert service.sql("SELECT log_id FROM exchange_state") == [(None,)]
 
 

@@ -1,12 +1,16 @@
 """A database that changes its case: what one has left, another goes on with."""
 
+import os
+import signal
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 
 import pytest
 from client import Service
-from conftest import CASES, StartService
+from conftest import CASES, MEMORY_CASES, StartService, execute
+
+from common.postgres import EmbeddedPostgres
 
 # Each of these tests starts several cases itself.
 pytestmark = pytest.mark.any_case
@@ -69,3 +73,26 @@ def test_no_case_goes_on_without_the_log_of_another(
     service.stop()
     service = start(start_service, "casev1", killed.database_url, **log)
     assert service.again(alice).detail(order_id)["status"] == "open"
+
+
+@pytest.mark.parametrize("second", MEMORY_CASES)
+def test_numbers_of_casev1_are_behind_also_after_a_crash_of_the_database(
+    second: str, start_service: StartService, mortal: EmbeddedPostgres
+) -> None:
+    """A sequence goes on some numbers further after a crash than it was, unless it was set."""
+    execute(mortal.url, "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    service = start(start_service, "casev1", mortal.url)
+    alice = service.register("Alice")
+    alice.place("ask", 1, 100)
+    service.stop()
+    service = start(start_service, second, mortal.url)
+    alice = service.again(alice)
+    alice.place("ask", 1, 100)
+    service.client.settle()
+    os.kill(mortal.pid, signal.SIGKILL)
+    mortal.stop()
+    alice.place("ask", 1, 100)
+    mortal.start()
+    service.client.settle()
+    service.stop()
+    assert service.sql("SELECT sequence FROM orders ORDER BY id") == [(1,), (2,), (3,)]

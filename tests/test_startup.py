@@ -137,6 +137,14 @@ def test_another_schema_version_is_refused_and_left_alone(start_service: StartSe
     assert service.sql("SELECT name FROM brokers") == [("Alice",)]
 
 
+def test_a_database_that_cannot_be_written_is_refused(start_service: StartService) -> None:
+    service = start_service()
+    service.stop()
+    [(name,)] = service.sql("SELECT current_database()")
+    service.sql(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    assert "cannot be written" in refusal_of(start_service(service.database_url, ready=False))
+
+
 def test_a_database_whose_commits_may_be_lost_is_warned_of(start_service: StartService) -> None:
     service = start_service()
     assert "WARNING" not in service.text()

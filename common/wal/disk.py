@@ -78,11 +78,8 @@ class Directory:
         except ValueError:
             raise ValueError("its file id holds none") from None
 
-    def identify(self) -> UUID:
-        """The same, given now if it was not yet. Raises OSError, ValueError."""
-        known = self.log_id()
-        if known is not None:
-            return known
+    def rename(self) -> UUID:
+        """Give the log in here a new name, so that no copy has the same. Raises OSError."""
         log_id = uuid4()
         draft = self.path / "id.new"
         with open(draft, "w", opener=_private) as file:

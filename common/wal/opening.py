@@ -17,9 +17,10 @@ from common.giving_up import give_up
 from common.postgres import one_line
 from common.settings import Settings
 from common.wal.disk import Directory, locked
-from common.wal.format import Record
-from common.wal.log import End, Log, NoLog, WriteAheadLog
+from common.wal.format import Record, read_header
+from common.wal.log import PASSING, End, Log, NoLog, WriteAheadLog
 from common.wal.recovery import Damaged, Foreign, recover, settle
+from common.writer import Writer
 
 log = logging.getLogger(__name__)
 
@@ -32,23 +33,23 @@ class Replayable(Protocol):
 
 @asynccontextmanager
 async def open_log(
-    settings: Settings, database: Database, stored_sequence: int
+    settings: Settings, database: Database, writer: Writer
 ) -> AsyncIterator[tuple[Log, Sequence[Record]]]:
-    """The log to write, and the records that the database, which reaches so far, lacks.
+    """The log to write, and the records that the database lacks, as far as the writer has stored.
 
     The database names the log that it needs until a stop has stored everything, so that no start
     goes on without; then the log is emptied. Raises StartError, and has changed no record then.
     """
     if settings.durability == "flush":
-        await refuse_to_forget(settings, database, stored_sequence)
+        await refuse_to_forget(settings, database, writer.sequence)
         yield NoLog(), ()
         return
-    exchange_id, needed_id = await _ids(settings, database)
+    exchange_id, needed_id = await _ids(database)
     with locked(settings.wal_dir) as directory:
         try:
-            log_id = directory.identify()
-            records, end = _found(directory, log_id, needed_id, exchange_id, stored_sequence)
+            records, end = _found(settings, directory, exchange_id, needed_id, writer.sequence)
             settle(directory, end)
+            log_id = _name(directory, needed_id)
         except (Damaged, OSError, ValueError) as error:
             raise unusable(settings.wal_dir, error) from None
         await database.commit((queries.NEED_LOG, {"log": log_id.hex}))
@@ -56,23 +57,25 @@ async def open_log(
         # it again.
         failed = partial(give_up, "the log cannot be written")
         wal = WriteAheadLog(directory, exchange=exchange_id.bytes, end=end, on_failure=failed)
-        async with AsyncExitStack() as running:
-            try:
-                await running.enter_async_context(wal.opened())
-            except OSError as error:
-                raise unusable(settings.wal_dir, error) from None
-            yield wal, records
-        await _no_longer_needed(directory, database, log_id)
+        try:
+            async with AsyncExitStack() as running:
+                try:
+                    await running.enter_async_context(wal.opened())
+                except OSError as error:
+                    raise unusable(settings.wal_dir, error) from None
+                yield wal, records
+        finally:
+            if writer.has_stored(end.sequence):
+                await _no_longer_needed(directory, database, log_id)
 
 
 async def refuse_to_forget(settings: Settings, database: Database, stored_sequence: int) -> None:
     """Raise StartError if a log, there or elsewhere, may hold more than the database."""
-    exchange_id, needed_id = await _ids(settings, database)
+    exchange_id, needed_id = await _ids(database)
     directory, records = Directory(settings.wal_dir), list[Record]()
     try:
-        log_id = directory.log_id()
         with suppress(Foreign):
-            records, _ = _found(directory, log_id, needed_id, exchange_id, stored_sequence)
+            records, _ = _found(settings, directory, exchange_id, needed_id, stored_sequence)
     except (Damaged, OSError, ValueError) as error:
         raise unusable(settings.wal_dir, error) from None
     if records:
@@ -80,34 +83,38 @@ async def refuse_to_forget(settings: Settings, database: Database, stored_sequen
             f"EXCHANGE_WAL_DIR: the log in {settings.wal_dir} holds {len(records):,} commands that "
             "the database lacks: start once with EXCHANGE_DURABILITY=wal"
         )
-    if log_id is not None and log_id == needed_id:
-        await database.commit((queries.NEED_NO_LOG, {"log": log_id.hex}))
+    if needed_id is not None:
+        await database.commit((queries.NEED_NO_LOG, {"log": needed_id.hex}))
 
 
-async def _ids(settings: Settings, database: Database) -> tuple[UUID, UUID | None]:
+async def _ids(database: Database) -> tuple[UUID, UUID | None]:
     """By which a log knows that it belongs to this database; and the log that this database needs.
 
     Raises Unavailable.
     """
     [[exchange_id, needed_id]] = await database.rows(queries.LOG_IDS)
-    if needed_id is not None and str(needed_id) == settings.wal_lost:
-        log.warning("going on without log %s and what only that held", needed_id)
-        await database.commit((queries.NEED_NO_LOG, {"log": needed_id.hex}))
-        needed_id = None
     return exchange_id, needed_id
 
 
 def _found(
+    settings: Settings,
     directory: Directory,
-    log_id: UUID | None,
-    needed_id: UUID | None,
     exchange_id: UUID,
+    needed_id: UUID | None,
     stored_sequence: int,
 ) -> tuple[list[Record], End]:
     """What the database lacks, and where to go on.
 
     Raises StartError where it needs another log or none, and as ``recover`` does.
     """
+    log_id, lost = directory.log_id(), needed_id is not None and str(needed_id) == settings.wal_lost
+    if lost and log_id == needed_id:
+        raise StartError(
+            f"EXCHANGE_WAL_LOST: that log is here, in {directory.path}: unset EXCHANGE_WAL_LOST"
+        )
+    if lost:
+        log.warning("going on without log %s and what only that held", needed_id)
+        needed_id = None
     if needed_id not in (None, log_id):
         raise StartError(
             f"EXCHANGE_WAL_DIR: {directory.path} is not the log of this database, which was not "
@@ -125,12 +132,30 @@ def _found(
     return records, end
 
 
+def _name(directory: Directory, needed_id: UUID | None) -> UUID:
+    """The name of a log that is needed stays; else it gets a new one, which no copy of it has.
+
+    Raises OSError; a full disk has at least the old one.
+    """
+    log_id = directory.log_id()
+    if log_id is not None and log_id == needed_id:
+        return log_id
+    try:
+        return directory.rename()
+    except OSError as error:
+        if error.errno not in PASSING or log_id is None:
+            raise
+        return log_id
+
+
 async def _no_longer_needed(directory: Directory, database: Database, log_id: UUID) -> None:
     """Everything is stored: empty the log. If the database does not hear of it, the next start
     needs this directory, nothing more."""
     try:
         for number in directory.numbers():
-            directory.remove(number)
+            # One that was prepared and never begun stays for the next start: the disk may be full.
+            if read_header(directory.read(number)) is not None:
+                directory.remove(number)
         await database.commit((queries.NEED_NO_LOG, {"log": log_id.hex}))
     except (OSError, psycopg.Error, ExchangeError, Conflict) as error:
         log.warning("all is stored, but a start will need %s: %s", directory.path, one_line(error))
