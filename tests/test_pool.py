@@ -1,9 +1,9 @@
 """More requests than database connections: some wait, the others are told so, nobody hangs."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 from client import PATIENCE_S, Reply, Service, eventually, locked, order_body
@@ -127,16 +127,22 @@ def test_the_pool_never_has_more_connections_than_its_size(start_service: StartS
         assert connections(service) <= most
 
 
+@asynccontextmanager
+async def pool_of_one(new_database: NewDatabase) -> AsyncIterator[Pool]:
+    url = new_database()
+    prepare_schema(url)
+    pool = Pool(lambda: Channel.open(conninfo(url)), size=1, wait_s=PATIENCE_S)
+    async with pool.opened():
+        yield pool
+
+
 def test_who_would_wait_too_long_is_told_at_once_and_who_waits_is_served(
     new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("common.pool.LINE_SHARE", 0.0)
 
     async def play() -> None:
-        url = new_database()
-        prepare_schema(url)
-        pool = Pool(lambda: Channel.open(conninfo(url)), size=1, wait_s=PATIENCE_S)
-        async with pool.opened():
+        async with pool_of_one(new_database) as pool:
             channel = await pool.take(PLACES)
             first_in_line = asyncio.create_task(pool.take(1))
             await asyncio.sleep(0)
@@ -156,10 +162,7 @@ def test_who_waits_behind_a_stuck_connection_is_served_when_it_answers(
     monkeypatch.setattr("common.pool.STUCK_S", 1e-9)
 
     async def play() -> None:
-        url = new_database()
-        prepare_schema(url)
-        pool = Pool(lambda: Channel.open(conninfo(url)), size=1, wait_s=PATIENCE_S)
-        async with pool.opened():
+        async with pool_of_one(new_database) as pool:
             channel = await pool.take(PLACES)
             answer = channel.finish((Statement("SELECT pg_sleep(0.3)", (), b""), {}))
             pool.give_back(channel, PLACES)
