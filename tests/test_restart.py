@@ -21,7 +21,7 @@ from hypothesis_profile import PROPERTY
 from test_lifecycle import assert_tables_agree
 
 from common import writer as writing
-from common.database import prepare_schema
+from common.database import Database, prepare_schema
 from common.engine import Engine
 from common.ids import id_of
 from common.model import NewOrder, Order, OrderType, Side, Trade
@@ -116,8 +116,10 @@ async def run(case: str, url: str, records: Sequence[Record], pieces: int) -> No
     """Start on what the database has, do again what it lacks, and end after ``pieces``."""
 
     @asynccontextmanager
-    async def kept(_: Settings, __: object, stored: int) -> AsyncIterator[tuple[Log, list[Record]]]:
-        yield NoLog(), [record for record in records if record.sequence > stored]
+    async def kept(
+        _: Settings, __: Database, writer: Writer
+    ) -> AsyncIterator[tuple[Log, list[Record]]]:
+        yield NoLog(), [record for record in records if record.sequence > writer.sequence]
 
     app = import_module(f"{case}.app")
     chosen = read_settings({"EXCHANGE_DATABASE_URL": url})
