@@ -228,15 +228,14 @@ class Api:
             with suppress(TimeoutError, OSError, Unavailable):
                 async with asyncio.timeout(patience_s):
                     while True:  # those who are answered may have asked for more before they go
+                        await asyncio.sleep(0)  # to read what waits in the sockets
                         if self._in_flight:
                             self._idle.clear()
                             await self._idle.wait()
                         elif (settling := self._exchange.settling()) is not None:
                             await settling.wait()
                         else:
-                            await asyncio.sleep(0)  # to read what waits in the sockets
-                            if not self._in_flight and self._exchange.settling() is None:
-                                return
+                            return
         finally:
             self._stopped = True
 

@@ -3,7 +3,7 @@
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 from uuid import UUID, uuid4
@@ -81,13 +81,7 @@ class Directory:
     def rename(self) -> UUID:
         """Give the log in here a new name, so that no copy has the same. Raises OSError."""
         log_id = uuid4()
-        draft = self.path / "id.new"
-        with open(draft, "w", opener=_private) as file:
-            file.write(f"{log_id}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        draft.rename(draft.with_suffix(""))
-        self._sync_names()
+        self._put(self.path / "id", [f"{log_id}\n".encode()])
         return log_id
 
     def numbers(self) -> list[int]:
@@ -103,20 +97,8 @@ class Directory:
             # Prepared in an earlier life and never begun: a full disk may have no room for another.
             self._sync_names()
             return
-        draft = path.with_suffix(".new")
-        try:
-            with open(draft, "wb", opener=_private) as file:
-                # Zeros and not a hole: the first write to a hole would have to find room for it.
-                for start in range(0, size, len(_CHUNK)):
-                    file.write(_CHUNK[: size - start])
-                file.flush()
-                os.fsync(file.fileno())
-            draft.rename(path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                draft.unlink()  # gives the room back that is missing
-            raise
-        self._sync_names()
+        # Zeros and not a hole: the first write to a hole would have to find room for it.
+        self._put(path, (_CHUNK[: size - start] for start in range(0, size, len(_CHUNK))))
 
     def open(self, number: int) -> SegmentFile:
         return SegmentFile(self.path_of(number))
@@ -126,6 +108,21 @@ class Directory:
 
     def path_of(self, number: int) -> Path:
         return self.path / f"{number:0{_DIGITS}d}{SUFFIX}"
+
+    def _put(self, path: Path, pieces: Iterable[bytes]) -> None:
+        """A file of these, there as a whole and durable, or as it was before. Raises OSError."""
+        draft = path.with_suffix(".new")
+        try:
+            with open(draft, "wb", opener=_private) as file:
+                file.writelines(pieces)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.rename(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                draft.unlink()  # gives the room back that is missing
+            raise
+        self._sync_names()
 
     def _sync_names(self) -> None:
         directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)

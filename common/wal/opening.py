@@ -107,7 +107,8 @@ def _found(
 
     Raises StartError where it needs another log or none, and as ``recover`` does.
     """
-    log_id, lost = directory.log_id(), needed_id is not None and str(needed_id) == settings.wal_lost
+    log_id = directory.log_id()
+    lost = needed_id is not None and str(needed_id) == settings.wal_lost
     if lost and log_id == needed_id:
         raise StartError(
             f"EXCHANGE_WAL_LOST: that log is here, in {directory.path}: unset EXCHANGE_WAL_LOST"
