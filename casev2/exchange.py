@@ -155,7 +155,8 @@ class Exchange:
 
     async def reset(self) -> None:
         async with self._writer.idle:
-            await self._database.commit(*queries.EMPTY_EVERYTHING)
+            log_id = self._sequencer.announce_log()
+            await self._database.commit(*queries.empty_everything(log_id))
             self._writer.forget()
             self._brokers.clear()
             self._engine.clear()

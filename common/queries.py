@@ -1,8 +1,9 @@
 """The statements of the exchange, built and compiled once. Each says in which index it lives."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
@@ -725,11 +726,18 @@ def trade_of(row: Row) -> Trade:
 
 # ---- /debug/reset ----
 
-EMPTY_EVERYTHING: tuple[Question, ...] = (
+_EMPTY: tuple[Question, ...] = (
     *(
         (statement_of(f"TRUNCATE {table}"), {})
         for table in (orders, client_orders, trades, balances, brokers)
     ),
     (statement_of("ALTER SEQUENCE order_sequence RESTART"), {}),
-    (compiled(update(exchange_state).values(flushed_sequence=literal_column("0"))), {}),
 )
+_BEGIN_AGAIN = compiled(
+    update(exchange_state).values(flushed_sequence=literal_column("0"), log_id=bindparam("log"))
+)
+
+
+def empty_everything(log_id: UUID | None) -> Sequence[Question]:
+    """A transaction behind which the log of this name is needed, if one is."""
+    return *_EMPTY, (_BEGIN_AGAIN, {"log": log_id and log_id.hex})

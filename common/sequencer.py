@@ -1,5 +1,7 @@
 """The one place where commands get what makes them replayable: sequence number, id and time."""
 
+from uuid import UUID
+
 from common.ids import Clock
 from common.model import NewOrder, Order
 from common.settling import Settling
@@ -52,6 +54,11 @@ class Sequencer:
         """Go on behind a command of the log, which was stamped before a crash."""
         self.sequence = sequence
         self._clock.advance(now_us)
+
+    def announce_log(self) -> UUID | None:
+        """By which name the log will go once everything is emptied, None if there is none; the
+        database must hear of it in the same transaction. Raises Unavailable."""
+        return self._log.announce()
 
     async def restart(self) -> None:
         """Begin again, because everything was emptied."""

@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Callable
 from random import Random
+from uuid import UUID, uuid4
 
 SECTOR_BYTES = 512
 
@@ -30,6 +31,8 @@ class SimulatedDisk:
         # The segment that cannot be removed.
         self.locked: int | None = None
         self.writes: list[bytes] = []
+        self.log_id = uuid4()
+        self.next_id: UUID | None = None
         self._chance = chance or Random(1)
         self._crashes = crashes
         self._off = False
@@ -37,6 +40,7 @@ class SimulatedDisk:
     def after_crash(self) -> "SimulatedDisk":
         found = SimulatedDisk(self._chance)
         found.segments = {number: bytearray(data) for number, data in self.segments.items()}
+        found.log_id, found.next_id = self.log_id, self.next_id
         return found
 
     def numbers(self) -> list[int]:
@@ -60,6 +64,22 @@ class SimulatedDisk:
             raise OSError(errno.EACCES, "permission denied")
         if self._change() or self._chance.random() < 0.5:
             del self.segments[number]
+        self._check()
+
+    def announce(self) -> UUID:
+        next_id = uuid4()
+        if self._change() or self._chance.random() < 0.5:
+            self.next_id = next_id
+        self._check()
+        return next_id
+
+    def announced(self) -> UUID | None:
+        return self.next_id
+
+    def begin_again(self) -> None:
+        assert self.next_id is not None
+        if self._change() or self._chance.random() < 0.5:
+            self.log_id, self.next_id = self.next_id, None
         self._check()
 
     def write(self, number: int, offset: int, data: bytes) -> None:

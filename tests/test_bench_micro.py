@@ -365,10 +365,10 @@ def test_a_start_that_forgets_an_order_is_noticed(
 
 
 async def emptied(url: str) -> None:
-    from common.queries import EMPTY_EVERYTHING
+    from common.queries import empty_everything
 
     async with Database(url, pool_size=1, pool_wait_ms=1000).opened() as database:
-        await database.commit(*EMPTY_EVERYTHING)
+        await database.commit(*empty_everything(None))
 
 
 # --- python -m bench micro ---

@@ -1,5 +1,6 @@
 """EXCHANGE_DURABILITY=wal: whatever was acknowledged survives kill -9, flushed or not."""
 
+import asyncio
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from http.client import HTTPException
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from client import Broker, Reply, Service, eventually, in_seconds, order_body, send
@@ -23,8 +25,9 @@ from test_lifecycle import (
     snapshot,
 )
 
+from common.database import Database
 from common.postgres import EmbeddedPostgres
-from common.queries import EMPTY_EVERYTHING
+from common.queries import empty_everything
 from common.wal.disk import Directory
 from common.wal.format import BATCH_HEAD_BYTES, HEADER_BYTES, Submission
 from common.wal.recovery import Scan
@@ -531,13 +534,50 @@ def test_a_start_that_comes_to_nothing_needs_no_log(
     assert service.sql("SELECT log_id FROM exchange_state") == [(None,)]
 
 
+async def emptied(database_url: str, log_id: UUID) -> None:
+    """As a reset does that is killed before it comes to the log."""
+    async with Database(database_url, pool_size=1, pool_wait_ms=1000).opened() as database:
+        await database.commit(*empty_everything(log_id))
+
+
+@pytest.mark.parametrize("durability", ["wal", "flush"])
+@pytest.mark.parametrize("removed", [0, 1])
+def test_a_reset_that_was_killed_before_the_log_was_empty_is_finished_at_a_start(
+    logged: Logged, wal_dir: Path, durability: str, removed: int
+) -> None:
+    service = logged()
+    service.register("Alice").place("bid", 5, 100)
+    service.kill()
+    assert service.database_url is not None
+    log = Directory(wal_dir)
+    asyncio.run(emptied(service.database_url, log.announce()))
+    for number in log.numbers()[:removed]:
+        log.remove(number)
+    options = {"EXCHANGE_DURABILITY": durability} | FLUSHING
+    service = logged(service.database_url, **options)
+    assert service.health()["brokers"] == 0
+    broker = service.register("Bob")
+    order_id = broker.place("bid", 5, 100)
+    service.stop()
+    service = logged(service.database_url, **FLUSHING)
+    assert service.again(broker).detail(order_id)["status"] == "open"
+
+
+def test_a_reset_that_was_killed_before_its_commit_is_none(logged: Logged, wal_dir: Path) -> None:
+    service = logged()
+    broker = service.register("Alice")
+    order_id = broker.place("bid", 5, 100)
+    service.kill()
+    Directory(wal_dir).announce()
+    service = logged(service.database_url, **FLUSHING)
+    assert service.again(broker).detail(order_id)["status"] == "open"
+
+
 def test_orders_are_not_done_again_where_their_broker_is_gone(logged: Logged) -> None:
     service = logged()
     service.register("Alice").place("bid", 5, 100)
     service.kill()
-    # As a reset does that is killed before it comes to the log.
-    for statement, _ in EMPTY_EVERYTHING:
-        service.sql(statement.text)
+    service.sql("TRUNCATE brokers")
     line = refused(logged(service.database_url, ready=False))
     assert "command 1 of the log names an order or a broker that is not there" in line
 

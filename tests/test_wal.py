@@ -30,7 +30,7 @@ from common.wal import log as writing
 from common.wal.disk import Directory, Disk, SegmentFile, locked
 from common.wal.format import BATCH_HEAD_BYTES, HEADER_BYTES, RECORD_MAX_BYTES, Record, Submission
 from common.wal.log import PASSING, End, WriteAheadLog
-from common.wal.recovery import Damaged, Foreign, recover, settle
+from common.wal.recovery import Damaged, Foreign, finish_reset, recover, settle
 
 ROOT = Path(__file__).resolve().parent.parent
 EXCHANGE = bytes(range(16))
@@ -346,8 +346,10 @@ def test_after_everything_was_emptied_the_numbers_begin_again() -> None:
         for sequence in range(1, 30):
             await write(wal, [sequence])
         wal.submitted(order(30))
+        wal.announce()
         await wal.restart()
         await write(wal, [1, 2])
+        wal.announce()
         await wal.restart()
         await write(wal, [1])
 
@@ -355,10 +357,27 @@ def test_after_everything_was_emptied_the_numbers_begin_again() -> None:
     assert found(disk) == [1]
 
 
+def test_a_reset_that_cannot_empty_the_log_ends_it() -> None:
+    disk = SimulatedDisk()
+    failures: Failures = []
+
+    async def reset(wal: WriteAheadLog) -> None:
+        await write(wal, [1])
+        [disk.locked, *_] = disk.numbers()
+        wal.announce()
+        await wal.restart()
+        with pytest.raises(Unavailable):
+            wal.submitted(order(1))
+
+    use(disk, reset, failures=failures)
+    assert "cannot be removed" in str(failures)
+    assert disk.announced() is not None
+
+
 # ---- crashes ----
 
 steps = st.lists(
-    st.tuples(st.sampled_from(["write", "write", "write", "absorb"]), st.integers(1, 6)),
+    st.tuples(st.sampled_from(["write", "write", "write", "absorb", "reset"]), st.integers(1, 6)),
     min_size=1,
     max_size=25,
 )
@@ -372,13 +391,19 @@ def test_a_power_failure_at_any_step_loses_nothing_acknowledged(
     disk = SimulatedDisk(Random(seed), lambda step: step == crash_at)
     failures: Failures = []
     given_to_log = acknowledged = stored = 0
+    needed_id = disk.log_id
 
     async def load(wal: WriteAheadLog) -> None:
-        nonlocal given_to_log, acknowledged, stored
+        nonlocal given_to_log, acknowledged, stored, needed_id
         for command, number in commands:
             if command == "absorb":
                 stored = acknowledged
                 wal.absorbed(stored)
+                continue
+            if command == "reset":
+                needed_id = wal.announce()  # which the database hears, and is empty
+                given_to_log = acknowledged = stored = 0
+                await wal.restart()
                 continue
             await wal.prepared()
             for _ in range(number):
@@ -390,6 +415,8 @@ def test_a_power_failure_at_any_step_loses_nothing_acknowledged(
     with suppress(Unavailable, OSError):
         use(disk, load, failures=failures)
     found_disk = disk.after_crash()
+    finish_reset(found_disk, needed_id)
+    assert found_disk.log_id == needed_id
     records, end = recover(found_disk, EXCHANGE, stored)
     sequences = [record.sequence for record in records]
     assert sequences == list(range(stored + 1, stored + 1 + len(sequences)))

@@ -12,6 +12,7 @@ from common.errors import StartError
 
 SUFFIX = ".wal"
 _DIGITS = 12
+_NAME, _NEXT_NAME = "id", "next-id"
 _CHUNK = bytes(1 << 20)
 
 
@@ -42,6 +43,18 @@ class Disk(Protocol):
 
     def remove(self, number: int) -> None: ...
 
+    def announce(self) -> UUID:
+        """The name that the log will have when it begins again."""
+        ...
+
+    def announced(self) -> UUID | None:
+        """That name, until the log has begun again."""
+        ...
+
+    def begin_again(self) -> None:
+        """What was removed is gone for good, and the name that was announced is that of the log."""
+        ...
+
 
 class SegmentFile:
     """A segment of a directory."""
@@ -70,19 +83,22 @@ class Directory:
     def log_id(self) -> UUID | None:
         """By which a database knows the log in here, None if none was ever. Raises OSError,
         ValueError."""
-        path = self.path / "id"
-        if not path.exists():
-            return None
-        try:
-            return UUID(path.read_text().strip())
-        except ValueError:
-            raise ValueError("its file id holds none") from None
+        return self._name_in(_NAME)
 
     def rename(self) -> UUID:
         """Give the log in here a new name, so that no copy has the same. Raises OSError."""
-        log_id = uuid4()
-        self._put(self.path / "id", [f"{log_id}\n".encode()])
-        return log_id
+        return self._new_name_in(_NAME)
+
+    def announce(self) -> UUID:
+        return self._new_name_in(_NEXT_NAME)
+
+    def announced(self) -> UUID | None:
+        return self._name_in(_NEXT_NAME)
+
+    def begin_again(self) -> None:
+        self._sync_names()
+        (self.path / _NEXT_NAME).rename(self.path / _NAME)
+        self._sync_names()
 
     def numbers(self) -> list[int]:
         names = (path.name.removesuffix(SUFFIX) for path in self.path.glob(f"*{SUFFIX}"))
@@ -108,6 +124,20 @@ class Directory:
 
     def path_of(self, number: int) -> Path:
         return self.path / f"{number:0{_DIGITS}d}{SUFFIX}"
+
+    def _name_in(self, name: str) -> UUID | None:
+        path = self.path / name
+        if not path.exists():
+            return None
+        try:
+            return UUID(path.read_text().strip())
+        except ValueError:
+            raise ValueError(f"its file {name} holds none") from None
+
+    def _new_name_in(self, name: str) -> UUID:
+        log_id = uuid4()
+        self._put(self.path / name, [f"{log_id}\n".encode()])
+        return log_id
 
     def _put(self, path: Path, pieces: Iterable[bytes]) -> None:
         """A file of these, there as a whole and durable, or as it was before. Raises OSError."""

@@ -23,6 +23,7 @@ from itertools import islice
 from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import NamedTuple, Protocol
+from uuid import UUID
 
 from common.errors import Unavailable
 from common.model import Order
@@ -75,6 +76,11 @@ class Log(Protocol):
         """The database has all up to here."""
         ...
 
+    def announce(self) -> UUID | None:
+        """The name that the log will have after ``restart``, None if there is no log; whoever finds
+        it still announced empties the log. Raises Unavailable."""
+        ...
+
     async def restart(self) -> None:
         """Everything was emptied; the next sequence number is 1."""
         ...
@@ -102,6 +108,9 @@ class NoLog:
         pass
 
     def absorbed(self, sequence: int) -> None:
+        pass
+
+    def announce(self) -> None:
         pass
 
     async def restart(self) -> None:
@@ -257,6 +266,14 @@ class WriteAheadLog:
         if self._absorbed and (self._removal is None or self._removal.done()):
             self._removal = self._loop.run_in_executor(None, self._remove_absorbed)
 
+    def announce(self) -> UUID:
+        try:
+            return self._disk.announce()
+        except OSError as error:
+            raise Unavailable(
+                f"the log cannot begin again: {error.strerror}; retry later"
+            ) from None
+
     async def restart(self) -> None:
         """Deletes all segments at once, which stops the event loop for a moment."""
         self._gathering.clear()
@@ -267,6 +284,14 @@ class WriteAheadLog:
         self._absorbed.extend(segment.number for segment in self._written)
         self._written.clear()
         self._remove_absorbed()
+        try:
+            if self._absorbed:
+                raise OSError(errno.EBUSY, f"segment {self._absorbed[0]} cannot be removed")
+            self._disk.begin_again()
+        except OSError as error:
+            # What is written next would stand behind what was emptied.
+            self._fail(error)
+            return
         if self._write_under_way is None:
             self._close()
         else:

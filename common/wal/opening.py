@@ -19,7 +19,7 @@ from common.settings import Settings
 from common.wal.disk import Directory, locked
 from common.wal.format import Record, read_header
 from common.wal.log import PASSING, End, Log, NoLog, WriteAheadLog
-from common.wal.recovery import Damaged, Foreign, recover, settle
+from common.wal.recovery import Damaged, Foreign, finish_reset, recover, settle
 from common.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -107,6 +107,8 @@ def _found(
 
     Raises StartError where it needs another log or none, and as ``recover`` does.
     """
+    if finish_reset(directory, needed_id):
+        log.info("the log of before a reset, which was not finished, is emptied now")
     log_id = directory.log_id()
     lost = needed_id is not None and str(needed_id) == settings.wal_lost
     if lost and log_id == needed_id:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
+from uuid import UUID
 
 from common.wal import format
 from common.wal.disk import Disk
@@ -174,6 +175,17 @@ def recover(disk: Disk, exchange: bytes, stored_sequence: int) -> tuple[list[Rec
     number = scan.segments[0].number + len(kept) - 1 if scan.segments else 0
     last_sequence = max(scan.last_sequence, stored_sequence)
     return missing, End(scan.chain, last_sequence, written, number, scan.tail)
+
+
+def finish_reset(disk: Disk, needed_id: UUID | None) -> bool:
+    """Whether the database, which needs a log of this name, was emptied and the log was not; now it
+    is. Raises OSError, ValueError."""
+    if needed_id is None or disk.announced() != needed_id:
+        return False
+    for number in disk.numbers():
+        disk.remove(number)
+    disk.begin_again()
+    return True
 
 
 def settle(disk: Disk, end: End) -> None:
