@@ -7,7 +7,7 @@ READY  := $(VENV)/.installed
 .DEFAULT_GOAL := help
 .PHONY: help bench-v1 bench-v2 bench-v3 bench-quick bench-all bench-publish bench-check bench-micro \
         bench-sensitivity bench-crash bench-overload bench-clients bench-growth bench-day \
-        bench-flame bench-pgbench notebook run-v1 run-v2 run-v3 test lint diff charts clean
+        bench-flame bench-pauses bench-pgbench notebook run-v1 run-v2 run-v3 test lint diff charts clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ bench-day: $(READY)  ## two million orders as one run: is the end like the begin
 
 bench-flame: $(READY)  ## a flame graph of each case at 80 % of its capacity (3 minutes)
 	$(BIN)/python -m bench flame
+
+bench-pauses: $(READY)  ## how long the garbage collector stops casev3, had in three ways (4 minutes)
+	$(BIN)/python -m bench pauses
 
 bench-pgbench: $(READY)  ## the statements of casev1 without casev1: the limit of its design (1 minute)
 	$(BIN)/python -m bench pgbench

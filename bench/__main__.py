@@ -13,6 +13,7 @@ from bench import (
     flame,
     growth,
     overload,
+    pauses,
     sensitivity,
     traffic_command,
     trials,
@@ -34,6 +35,7 @@ _APART = {
     "growth": ("bench.growth_cli", "ask a case again and again as its history grows"),
     "day": ("bench.day_cli", "send millions of orders and compare the last with the first"),
     "flame": ("bench.flame_cli", "draw where a case spends its time (needs py-spy)"),
+    "pauses": ("bench.pauses_cli", "show how long the garbage collector stops a case"),
     "generator": ("bench.generator_test", "show what the load generator can do"),
     "pgbench": ("bench.pgbench", "run the statements of casev1 without casev1"),
     "micro": ("bench.micro.cli", "measure the parts of the cases, and how their costs grow"),
@@ -47,6 +49,7 @@ _OF_LAYOUT = {
     growth.LAYOUT: "bench.growth_report",
     flame.LAYOUT: "bench.flame_report",
     day.LAYOUT: "bench.day_report",
+    pauses.LAYOUT: "bench.pauses_report",
 }
 _DRAWING = {trials.FILE: "bench.capacity_charts", RAW: "bench.micro.charts"}
 

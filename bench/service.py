@@ -36,13 +36,15 @@ class Case:
     """What to start: a case, in how many processes if it is one that has no state, and with which
     durability if it is one that has a choice.
 
-    ``module`` runs as ``python -m MODULE``; the label names the results.
+    ``module`` runs as ``python -m MODULE``, with the variables in ``environment`` besides its
+    settings; the label names the results.
     """
 
     label: str
     module: str
     processes: int = 1
     durability: str | None = None
+    environment: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def of(cls, label: str) -> "Case":
@@ -190,7 +192,7 @@ def service_on(
     }
     if case.durability:
         settings["EXCHANGE_DURABILITY"] = case.durability
-    process = _launch([case.module], log, pins, settings)
+    process = _launch([case.module], log, pins, settings | dict(case.environment))
     target = Target(Address(HOST, port), f"{HOST}:{port}", admin_key)
     yield from _served(Service(process, target, place, url), log)
 
