@@ -11,19 +11,24 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-from common import server
+from common.garbage import Collector
+from common.server import main as serve
 
 
-def _frozen() -> None:
+def _as_it_is(_: Collector) -> None:
+    pass
+
+
+def _frozen(_: Collector) -> None:
     gc.collect()
     gc.freeze()
 
 
 # What is done when a case has loaded its state.
-COLLECTORS: dict[str, Callable[[], None]] = {
-    "python": lambda: None,
+COLLECTORS: dict[str, Callable[[Collector], None]] = {
+    "python": _as_it_is,
     "frozen": _frozen,
-    "served": server.spare_the_collector,
+    "served": Collector.spare,
 }
 
 
@@ -51,10 +56,10 @@ def main() -> None:
     """Serve the case as it serves by itself."""
     diary = Diary()
     gc.callbacks.append(diary.note)
-    server.spare_the_collector = COLLECTORS[os.environ["PAUSED_COLLECTOR"]]
+    Collector.spare = COLLECTORS[os.environ["PAUSED_COLLECTOR"]]  # type: ignore
     app = import_module(f"{os.environ['PAUSED_CASE']}.app")
     try:
-        server.main(app.open_exchange, stateless=app.STATELESS)
+        serve(app.open_exchange, stateless=app.STATELESS)
     finally:
         diary.write(Path(os.environ["PAUSED_FILE"]))
 

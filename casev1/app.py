@@ -39,7 +39,11 @@ async def open_exchange(settings: Settings, database_url: str) -> AsyncIterator[
     )
     async with database.opened(), webhooks.opened():
         # Another case may have used this database, and have been killed.
-        await database.commit((queries.TAKE_TURNS, {}), (queries.NUMBER_BEHIND_FLUSHED, {}))
+        await database.commit(
+            (queries.TAKE_TURNS, {}),
+            (queries.NUMBER_BEHIND_FLUSHED, {}),
+            (queries.BEGIN_GENERATION, {}),
+        )
         [[sequence]] = await database.rows(queries.LAST_SEQUENCE)
         await refuse_to_forget(settings, database, sequence)
         exchange = Exchange(

@@ -142,7 +142,7 @@ class Exchange:
         return int(rows[0][0])
 
     async def reset(self) -> None:
-        await self._database.commit(*queries.empty_everything(None))
+        await self._database.retried(self._database.commit, *queries.empty_everything(None))
 
     async def _submit(self, key_hash: bytes, new_order: NewOrder) -> Receipt:
         """One transaction of two round trips, or more when an order meets very many makers."""

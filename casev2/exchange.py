@@ -67,7 +67,7 @@ class Exchange:
         broker = Broker(
             self._sequencer.new_id(), name, webhook_url, hash_key(api_key), self._sequencer.now_us()
         )
-        await self._database.commit((queries.INSERT_BROKER, queries.broker_row(broker)))
+        await self._writer.commit((queries.INSERT_BROKER, queries.broker_row(broker)))
         self._brokers.add(broker)
         return Registration(format_id(broker.id), api_key)
 
@@ -154,10 +154,8 @@ class Exchange:
         return int(rows[0][0])
 
     async def reset(self) -> None:
-        async with self._writer.idle:
-            log_id = self._sequencer.announce_log()
-            await self._database.commit(*queries.empty_everything(log_id))
-            self._writer.forget()
+        log_id = self._sequencer.announce_log()
+        async with self._writer.emptied(*queries.empty_everything(log_id)):
             self._brokers.clear()
             self._engine.clear()
             self._open_orders.clear()
@@ -167,13 +165,14 @@ class Exchange:
     def replay(self, record: Record) -> None:
         """Do again what was accepted before a crash. Raises KeyError for what is not there."""
         self._expire_by(record.now_us)
-        self._sequencer.repeat(record.sequence, record.now_us)
+        order_id = int.from_bytes(record.order_id)
+        self._sequencer.repeat(record.sequence, record.now_us, order_id)
         if isinstance(record, Submission):
             order = record.order()
             self._brokers.by_id[order.broker_id]  # a KeyError if there is none
             self._match(order)
         else:
-            order = self._open_orders[int.from_bytes(record.order_id)]
+            order = self._open_orders[order_id]
             self._close(order, record.sequence, record.now_us)
 
     def _match(self, order: Order) -> None:

@@ -131,7 +131,11 @@ async def rest_of_body(request: web.BaseRequest, patience_s: float) -> bytes:
         raise TooSlow(f"the body did not arrive within {patience_s:g} s") from None
     except web.HTTPRequestEntityTooLarge:
         raise TooLarge(f"the body is larger than {BODY_MAX_BYTES} bytes") from None
-    except web.RequestPayloadError:
+    except (web.RequestPayloadError, ConnectionError) as error:
+        # aiohttp keeps the error with the body, and its frames hold both: a cycle.
+        error.__traceback__ = None
+        if isinstance(error, ConnectionError):
+            raise ConnectionResetError("the client went away") from None
         raise MalformedBody("the body does not arrive as its headers say") from None
 
 

@@ -47,6 +47,7 @@ _T = TypeVar("_T")
 FIRST_STATE = {
     "only_row": 1,
     "schema_version": SCHEMA_VERSION,
+    "generation": 0,
     "flushed_sequence": 0,
     "flush_number": 0,
 }
@@ -92,6 +93,12 @@ def prepare_schema(url: str) -> None:
                 raise StartError(
                     "the database cannot be written: name one that can in EXCHANGE_DATABASE_URL"
                 )
+            encoding = transaction.scalar(text("SHOW server_encoding"))
+            if encoding != "UTF8":
+                raise StartError(
+                    f"the database has the encoding {encoding}, which cannot hold every text: "
+                    "name one with UTF8 in EXCHANGE_DATABASE_URL"
+                )
             _warn_of_lossy_commits(transaction)
     except DBAPIError as error:
         reason = str(error.orig).strip().splitlines()[0]
@@ -116,10 +123,11 @@ def _engine(connection: psycopg.Connection[Row]) -> Engine:
 
 
 def conninfo(url: str) -> str:
-    """``url`` with what every connection of ours needs: UTC, a name, plans, limits to waiting."""
+    """``url`` with what every connection of ours needs: UTF-8, UTC, a name, plans, patience."""
     return make_conninfo(
         url,
         connect_timeout=CONNECT_TIMEOUT_S,
+        client_encoding="UTF8",
         # A server may take long to answer; a network that has swallowed it is noticed in time.
         tcp_user_timeout=NETWORK_PATIENCE_S * 1000,
         keepalives_idle=NETWORK_PATIENCE_S // 2,
@@ -130,8 +138,17 @@ def conninfo(url: str) -> str:
     )
 
 
-class Conflict(Exception):
+class Conflict(Unavailable):
     """Two transactions stood in each other's way, and PostgreSQL has undone this one."""
+
+
+# What another request may not meet any more: no connection, or a server that only reads just now.
+_NOT_NOW = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    errors.ReadOnlySqlTransaction,
+    errors.IdleInTransactionSessionTimeout,
+)
 
 
 class Transaction:
@@ -258,13 +275,16 @@ class Database:
 
     async def _connect(self) -> Channel:
         channel = await Channel.open(self._conninfo)
-        if self._writes:
-            [[[has_lock]]] = await channel.finish((_SHARED_LOCK, {}))
-            if not has_lock:
-                channel.close()
-                raise psycopg.OperationalError(
-                    "an exchange that matches in memory uses this database"
-                )
+        try:
+            if self._writes:
+                [[[has_lock]]] = await channel.finish((_SHARED_LOCK, {}))
+                if not has_lock:
+                    raise psycopg.OperationalError(
+                        "an exchange that matches in memory uses this database"
+                    )
+        except BaseException:
+            channel.close()
+            raise
         return channel
 
 
@@ -274,6 +294,6 @@ def _our_errors() -> Iterator[None]:
     try:
         yield
     except (errors.DeadlockDetected, errors.SerializationFailure) as error:
-        raise Conflict(str(error)) from error
-    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        raise Conflict("requests stood in each other's way; retry later") from error
+    except _NOT_NOW as error:
         raise Unavailable("the database does not answer; retry later") from error

@@ -40,10 +40,18 @@ class Clock:
         # Unique, not secret: every read of an order checks its owner.
         return id_of(self._last_tick, random.getrandbits(RANDOM_BITS))
 
-    def advance(self, instant_us: int) -> None:
-        """Never answer before ``instant_us``: what a restart must respect."""
+    def advance(self, instant_us: int, order_id: int) -> None:
+        """Never answer before ``instant_us`` or this id: what a restart must respect.
+
+        Where the system clock went back, ids are ahead of the instants.
+        """
         self._last_us = max(self._last_us, instant_us)
-        self._last_tick = max(self._last_tick, (instant_us + 1) * TICKS_PER_MS // 1000)
+        tick = (instant_us + 1) * TICKS_PER_MS // 1000
+        self._last_tick = max(self._last_tick, tick, tick_of(order_id))
+
+    def ahead_s(self) -> float:
+        """How far it is ahead of the system clock."""
+        return max(0.0, self._last_us / 1e6 - time.time())
 
 
 def id_of(tick: int, chance: int) -> int:
@@ -51,6 +59,11 @@ def id_of(tick: int, chance: int) -> int:
     milliseconds, fraction = divmod(tick, TICKS_PER_MS)
     high = (milliseconds & (1 << 48) - 1) << 80 | _VERSION_7 | fraction << 64
     return high | _VARIANT | chance << FILL_BITS
+
+
+def tick_of(identifier: int) -> int:
+    """The tick of an id."""
+    return (identifier >> 80) * TICKS_PER_MS | identifier >> 64 & TICKS_PER_MS - 1
 
 
 def trade_id(taker: Order, number: int) -> int:

@@ -1,5 +1,6 @@
 """What a start reads from the database, so that memory is again as it was."""
 
+import logging
 from collections.abc import Mapping
 from operator import attrgetter
 
@@ -12,6 +13,11 @@ from common.ledger import Ledger
 from common.model import Order, to_datetime, to_us
 from common.retries import Retries
 
+# Machines that keep their clocks well differ by less.
+AHEAD_MAX_S = 1.0
+
+log = logging.getLogger(__name__)
+
 
 async def load_brokers(database: Database) -> Brokers:
     """All brokers."""
@@ -22,11 +28,18 @@ async def load_brokers(database: Database) -> Brokers:
 
 
 async def load_clock(database: Database) -> Clock:
-    """A clock that does not go back behind what is stored."""
+    """A clock that does not go back behind what is stored. Warns of one that is ahead by much."""
     clock = Clock()
-    row = await database.row(queries.LATEST_INSTANT)
+    row = await database.row(queries.NEWEST_ORDER)
     if row:
-        clock.advance(to_us(row[0]))
+        newest_id, created_at = row
+        clock.advance(to_us(created_at), newest_id.int)
+    if clock.ahead_s() > AHEAD_MAX_S:
+        log.warning(
+            "the newest order in the database is %.0f s ahead of the clock of this machine: for so "
+            "long time stands still here, and orders that end before then expire at once",
+            clock.ahead_s(),
+        )
     return clock
 
 

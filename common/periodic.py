@@ -1,21 +1,28 @@
 """Work that comes again and again in the background."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
 from common.errors import Unavailable
 
+log = logging.getLogger(__name__)
+
 
 @asynccontextmanager
 async def every(interval_s: float, work: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-    """Do ``work`` every ``interval_s`` until the block ends; when it is unavailable, next time."""
+    """Do ``work`` every ``interval_s`` until the block ends; next time when it fails."""
 
     async def repeat() -> None:
         while True:
             await asyncio.sleep(interval_s)
-            with suppress(Unavailable):
+            try:
                 await work()
+            except Unavailable:
+                pass
+            except Exception:
+                log.exception("what is done every %g s failed, and is tried again", interval_s)
 
     task = asyncio.create_task(repeat())
     try:

@@ -211,7 +211,15 @@ NAME_ORDERS = compiled(
     )
 )
 
-READ_STATE = compiled(select(exchange_state.c.flushed_sequence, exchange_state.c.flush_number))
+READ_STATE = compiled(
+    select(
+        exchange_state.c.generation,
+        exchange_state.c.flushed_sequence,
+        exchange_state.c.flush_number,
+    )
+)
+_next_generation = exchange_state.c.generation + literal_column("1")
+BEGIN_GENERATION = compiled(update(exchange_state).values(generation=_next_generation))
 LOG_IDS = compiled(select(exchange_state.c.exchange_id, exchange_state.c.log_id))
 NEED_LOG = compiled(update(exchange_state).values(log_id=bindparam("log")))
 NEED_NO_LOG = compiled(
@@ -674,8 +682,8 @@ NEWEST_CLOSED_ID = compiled(
     .order_by(orders.c.id.desc())
     .limit(literal_column("1"))
 )
-LATEST_INSTANT = compiled(
-    select(orders.c.created_at).order_by(orders.c.id.desc()).limit(literal_column("1"))
+NEWEST_ORDER = compiled(
+    select(orders.c.id, orders.c.created_at).order_by(orders.c.id.desc()).limit(literal_column("1"))
 )
 # Nothing is behind it where orders are numbered in the database.
 LAST_SEQUENCE = statement_of(
@@ -727,14 +735,14 @@ def trade_of(row: Row) -> Trade:
 # ---- /debug/reset ----
 
 _EMPTY: tuple[Question, ...] = (
-    *(
-        (statement_of(f"TRUNCATE {table}"), {})
-        for table in (orders, client_orders, trades, balances, brokers)
-    ),
+    # Locked in the order in which most requests come to them.
+    (statement_of("TRUNCATE brokers, client_orders, orders, trades, balances"), {}),
     (statement_of("ALTER SEQUENCE order_sequence RESTART"), {}),
 )
 _BEGIN_AGAIN = compiled(
-    update(exchange_state).values(flushed_sequence=literal_column("0"), log_id=bindparam("log"))
+    update(exchange_state).values(
+        generation=_next_generation, flushed_sequence=literal_column("0"), log_id=bindparam("log")
+    )
 )
 
 

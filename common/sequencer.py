@@ -50,10 +50,10 @@ class Sequencer:
         """Why no command is accepted at present, None if one is."""
         return self._log.refusal()
 
-    def repeat(self, sequence: int, now_us: int) -> None:
+    def repeat(self, sequence: int, now_us: int, order_id: int) -> None:
         """Go on behind a command of the log, which was stamped before a crash."""
         self.sequence = sequence
-        self._clock.advance(now_us)
+        self._clock.advance(now_us, order_id)
 
     def announce_log(self) -> UUID | None:
         """By which name the log will go once everything is emptied, None if there is none; the

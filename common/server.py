@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import gc
 import logging
 import os
 import resource
@@ -20,6 +19,7 @@ from common.connection import LOOK_AT_CLIENTS_S
 from common.database import prepare_schema
 from common.errors import ExchangeError, StartError
 from common.exchange import Exchange
+from common.garbage import Collector
 from common.listening import Listener
 from common.periodic import every
 from common.postgres import EmbeddedPostgres
@@ -34,8 +34,7 @@ SHUTDOWN_PATIENCE_S = 10.0
 CLOSE_PATIENCE_S = 2.0
 # Open besides connections: the database's, the log's, the program's own.
 FILES_BESIDE = 500
-# So many young objects are one collection of the garbage collector: few, so that no pause is felt.
-YOUNG_OBJECTS = 1_000
+LOOK_AGAIN_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -125,10 +124,14 @@ async def serve(open_exchange: OpenExchange, settings: Settings, database_url: s
                 await listener.start(settings.host, settings.port, reuse_port=settings.share_port)
             except OSError as error:
                 raise cannot_serve(settings, error) from None
-            spare_the_collector()
+            collector = Collector()
+            collector.spare()
             log.info("serving on http://%s:%d", settings.host, settings.port)
             with api.watching():
-                async with every(LOOK_AT_CLIENTS_S, server.drop_slow):
+                async with (
+                    every(LOOK_AT_CLIENTS_S, server.drop_slow),
+                    every(LOOK_AGAIN_S, collector.look_again),
+                ):
                     await stop.wait()
                 await listener.stop()  # nobody new; who is connected gets an answer
                 await api.drained(SHUTDOWN_PATIENCE_S)
@@ -145,26 +148,6 @@ def allow_files(wanted: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     if allowed < wanted:
         log.warning("the system allows %d open files, and %d could be needed", allowed, wanted)
-
-
-def spare_the_collector() -> None:
-    """Let the garbage collector look at each object once, while it is young.
-
-    Orders, levels and trades hold no cycles, nor does what requests and connections leave behind:
-    reference counts free them (``tests/test_garbage.py``). Looking through all of them again and
-    again would stop the service the longer, the more there are.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS)
-    if _leave_alone not in gc.callbacks:
-        gc.callbacks.append(_leave_alone)
-
-
-def _leave_alone(phase: str, _: object) -> None:
-    """Keep the collector away from what it has looked at."""
-    if phase == "stop":
-        gc.freeze()
 
 
 def cannot_serve(settings: Settings, error: OSError) -> StartError:

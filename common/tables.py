@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 
 # Raised whenever a table changes; a database of another version is refused at start.
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 metadata = MetaData()
 
@@ -36,7 +36,8 @@ metadata = MetaData()
 order_sequence = Sequence("order_sequence", metadata=metadata)
 
 # One row. How far the data reaches, and the number of the write with which it came, by which a
-# writer that lost its connection sees whether the commit came through.
+# writer that lost its connection sees whether the commit came through. Each start, and whatever
+# empties the tables, begins a new generation, by which it sees that another has been here.
 exchange_state = Table(
     "exchange_state",
     metadata,
@@ -46,6 +47,7 @@ exchange_state = Table(
     Column("exchange_id", Uuid, nullable=False, server_default=text("gen_random_uuid()")),
     # The log that may hold more than this database; none after a stop that has stored everything.
     Column("log_id", Uuid),
+    Column("generation", BigInteger, nullable=False),
     Column("flushed_sequence", BigInteger, nullable=False),
     Column("flush_number", BigInteger, nullable=False),
 )

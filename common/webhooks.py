@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 import msgspec
-from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector
+from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 from yarl import URL
@@ -109,6 +109,7 @@ class Webhooks:
             connector=TCPConnector(resolver=resolver, limit=WORKERS, use_dns_cache=False),
             timeout=ClientTimeout(total=TIMEOUT_S),
             trust_env=False,
+            cookie_jar=DummyCookieJar(),  # what one broker's target sets is for no other
         )
         async with session:
             workers = [asyncio.create_task(self._work(session)) for _ in range(WORKERS)]

@@ -41,6 +41,11 @@ AGES_KEPT = 1000  # half a minute of flushes
 FLUSH_MAX = 1000
 _LOCK = statement_of(f"SELECT pg_try_advisory_lock({WRITER_LOCK})")
 
+# How a session ends, or is not to be had.
+_LOST = (psycopg.Error, OSError, StartError)
+# The generation of a database, how far its data reaches, the number of the flush that wrote it.
+_State = tuple[int, int, int]
+
 log = logging.getLogger(__name__)
 
 
@@ -94,10 +99,13 @@ class Writer:
         self._taken = 0  # changes in them, because pending() is asked for every order
         self._channel: Channel | None = None
         self._stopping = asyncio.Event()
-        # Held while a flush is in flight; whoever else holds it keeps the next one back.
-        self.idle = asyncio.Lock()
+        # Held by whoever writes, one at a time.
+        self._idle = asyncio.Lock()
+        # Not before this, where a session was not to be had.
+        self._connect_at_s = 0.0
         self.sequence = 0
         self.flushed_sequence = 0
+        self._generation = 0
         self._flush_number = 0
         self._flush_ms = 0.0
         self._loop_lag_ms = 0.0
@@ -163,13 +171,12 @@ class Writer:
         """Wait until all that is known of the order is in the database. Raises Unavailable."""
         for batch in (self._batch, *(flush.batch for flush in reversed(self._flushes))):
             if order_id in batch.changes:
-                too_late = Unavailable("the database does not take changes in time; retry later")
                 if self.age_s() > self._interval_s + LATE_MAX_S:
-                    raise too_late
+                    raise _too_late()
                 try:
                     await within(self._patience_s, batch.stored.wait())
                 except TimeoutError:
-                    raise too_late from None
+                    raise _too_late() from None
                 return
 
     @asynccontextmanager
@@ -217,6 +224,55 @@ class Writer:
                     f"{drain_s:g} s (EXCHANGE_DRAIN_S): without a log (wal) they are lost"
                 ) from None
 
+    async def commit(self, *statements: Question) -> None:
+        """Write something that is no flush, in the session that keeps others out.
+
+        Raises Unavailable; it may have been written then.
+        """
+        async with self._alone():
+            await self._commit(statements)
+
+    @asynccontextmanager
+    async def emptied(self, *statements: Question) -> AsyncIterator[None]:
+        """Empty the database, by statements that begin a new generation, and drop what has
+        gathered; in the block nothing is written.
+
+        Raises Unavailable. If it was emptied all the same, the next look at it ends the process.
+        """
+        async with self._alone():
+            await self._commit(statements)
+            self._generation += 1
+            for batch in (self._batch, *(flush.batch for flush in self._flushes)):
+                batch.stored.set()
+            self._batch = Batch()
+            self._flushes.clear()
+            self._taken = 0
+            self.sequence = self.flushed_sequence = 0
+            yield
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """Between two flushes. Raises Unavailable when the one in flight takes too long."""
+        try:
+            await within(self._patience_s, self._idle.acquire())
+        except TimeoutError:
+            raise _too_late() from None
+        try:
+            yield
+        finally:
+            self._idle.release()
+
+    async def _commit(self, statements: Sequence[Question]) -> None:
+        try:
+            channel = await within(self._patience_s, self._session())
+            await within(self._patience_s, channel.finish(*statements))
+        except BaseException as error:
+            # Nobody knows what became of it, so the next session looks.
+            self._disconnect()
+            if isinstance(error, TimeoutError | psycopg.Error | OSError | StartError):
+                raise _too_late() from error
+            raise
+
     async def _run(
         self, before: Callable[[], Awaitable[None]], on_saved: Callable[[Flush], None]
     ) -> None:
@@ -230,9 +286,11 @@ class Writer:
                 if not self._stopping.is_set():
                     self._loop_lag_ms = max(0.0, time.monotonic() - due_s) * 1000
             await before()
-            async with self.idle:
+            async with self._idle:
                 if self.pending():
                     on_saved(await self._flush())
+                else:
+                    await self._keep_session()
 
     async def _flush(self) -> Flush:
         if not self._flushes:
@@ -263,10 +321,8 @@ class Writer:
         while True:
             started_s = time.monotonic()
             try:
-                if self._channel is None:
-                    self._channel = await self._connect()
-                await self._write_once(self._channel, flush, number)
-            except (psycopg.Error, OSError, StartError) as error:
+                await self._write_once(await self._session(), flush, number)
+            except _LOST as error:
                 self._failures += 1
                 log.warning("flush %d failed, trying again: %s", number, one_line(error))
                 self._disconnect()
@@ -282,18 +338,40 @@ class Writer:
     async def _write_once(self, channel: Channel, flush: Flush, number: int) -> None:
         if self._failures:
             stored = await _stored_state(channel)
-            if stored == (flush.sequence, number):
+            self._check(stored)
+            if stored != self._state():
                 return  # the commit came through, only its reply was lost
-            if stored != (self.flushed_sequence, number - 1):
-                raise Displaced("another exchange has written to this database meanwhile")
         state = {"sequence": flush.sequence, "number": number}
         await channel.finish(*flush.statements, (queries.WRITE_STATE, state))
+
+    async def _keep_session(self) -> None:
+        """See also where nothing is to be written that the session is lost, and to whom."""
+        if time.monotonic() < self._connect_at_s:
+            return
+        try:
+            await self._session()
+        except _LOST as error:
+            log.warning("the database is lost, trying again: %s", one_line(error))
+            self._connect_at_s = time.monotonic() + RETRY_MAX_S / 4
+
+    async def _session(self) -> Channel:
+        """The session that keeps others out, a new one where it was lost.
+
+        Raises what ``_LOST`` names, and Displaced when another exchange was here meanwhile.
+        """
+        if self._channel is not None and self._channel.closed is not None:
+            self._disconnect()
+        if self._channel is None:
+            self._channel = await self._connect()
+        return self._channel
 
     async def _connect(self, patient_until_s: float = 0.0, *, is_first: bool = False) -> Channel:
         """A connection that holds the writer's lock, so that no second exchange writes here."""
         channel = await Channel.open(self._conninfo)
         try:
             while not await _has_lock(channel):
+                if not is_first:
+                    self._check(await _stored_state(channel))
                 if time.monotonic() > patient_until_s:
                     raise StartError(
                         "another exchange that matches in memory uses this database: "
@@ -301,15 +379,31 @@ class Writer:
                     )
                 await asyncio.sleep(RETRY_MIN_S)
             if is_first:
-                await channel.finish((queries.FLUSH_BEHIND_NUMBERED, {}))
-            stored_sequence, stored_number = await _stored_state(channel)
+                await channel.finish(
+                    (queries.FLUSH_BEHIND_NUMBERED, {}), (queries.BEGIN_GENERATION, {})
+                )
+            stored = await _stored_state(channel)
+            if not is_first:
+                self._check(stored)
         except BaseException:
             channel.close()
             raise
-        if not self._flushes:
-            self.sequence = self.flushed_sequence = stored_sequence
-            self._flush_number = stored_number
+        if is_first:
+            self._generation, self.flushed_sequence, self._flush_number = stored
+            self.sequence = self.flushed_sequence
         return channel
+
+    def _state(self) -> _State:
+        """What the database holds if nobody but us has written there."""
+        return self._generation, self.flushed_sequence, self._flush_number
+
+    def _check(self, stored: _State) -> None:
+        """Raise Displaced if it holds something else; a flush may have come through unheard."""
+        known = [self._state()]
+        if self._flushes:
+            known.append((self._generation, self._flushes[0].sequence, self._flush_number + 1))
+        if stored not in known:
+            raise Displaced("another exchange has used this database meanwhile")
 
     def _disconnect(self) -> None:
         if self._channel is not None:
@@ -346,12 +440,9 @@ class Writer:
             "staleness_ms_max": round(max(ages_ms), 3),
         }
 
-    def forget(self) -> None:
-        """Drop what has gathered, because everything was emptied. To be called while ``idle``."""
-        self._batch = Batch()
-        self._flushes.clear()
-        self._taken = 0
-        self.sequence = self.flushed_sequence = 0
+
+def _too_late() -> Unavailable:
+    return Unavailable("the database does not take changes in time; retry later")
 
 
 async def _has_lock(channel: Channel) -> bool:
@@ -359,7 +450,6 @@ async def _has_lock(channel: Channel) -> bool:
     return bool(has_lock)
 
 
-async def _stored_state(channel: Channel) -> tuple[int, int]:
-    """How far the data in the database reaches, and the number of the flush that wrote it."""
-    [[(sequence, number)]] = await channel.finish((queries.READ_STATE, {}))
-    return sequence, number
+async def _stored_state(channel: Channel) -> _State:
+    [[(generation, sequence, number)]] = await channel.finish((queries.READ_STATE, {}))
+    return generation, sequence, number

@@ -26,7 +26,7 @@ async def open_and_break(url: str, killer: "psycopg.AsyncConnection[tuple[object
         async with asyncio.timeout(PATIENCE_S):
             [[(pid,)]] = await channel.finish((BACKEND_PID, {}))
             for _ in range(3):
-                assert await channel.finish((queries.READ_STATE, {})) == [[(0, 0)]]
+                assert await channel.finish((queries.READ_STATE, {})) == [[(0, 0, 0)]]
             await killer.execute("SELECT pg_terminate_backend(%s)", [pid])
             while channel.closed is None:
                 await asyncio.gather(channel.finish((BACKEND_PID, {})), return_exceptions=True)

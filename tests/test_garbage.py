@@ -1,6 +1,6 @@
 """References count what requests leave behind; the garbage collector has nothing to find.
 
-That is why it may look at young objects only (``common/server.py``).
+That is why it may look at young objects only (``common/garbage.py``).
 """
 
 import re
@@ -51,6 +51,10 @@ def bad_requests(broker: Broker) -> None:
     assert said.startswith(b"HTTP/1.1 400"), said
     with socket.create_connection((HOST, client.port), timeout=PATIENCE_S) as connection:
         connection.sendall(b"POST /orders HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+    for asks in (b"Content-Length: 50", b"Transfer-Encoding: chunked"):
+        head = b"POST /orders HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\n%b\r\n\r\n"
+        with socket.create_connection((HOST, client.port), timeout=PATIENCE_S) as connection:
+            connection.sendall(head % (broker.key.encode(), asks) + b"5\r\n{")
 
 
 def assert_references_count(start: Callable[[], Service]) -> None:
@@ -81,8 +85,8 @@ def test_nor_is_it_where_replies_wait_for_a_log(
 def test_what_the_collector_has_looked_at_it_leaves_alone() -> None:
     program = """
 import gc
-from common.server import YOUNG_OBJECTS, spare_the_collector
-spare_the_collector()
+from common.garbage import YOUNG_OBJECTS, Collector
+Collector().spare()
 before, lists = gc.get_freeze_count(), [[] for _ in range(20 * YOUNG_OBJECTS)]
 print(gc.get_freeze_count() - before, len(gc.get_objects()), YOUNG_OBJECTS)
 """
@@ -92,3 +96,33 @@ print(gc.get_freeze_count() - before, len(gc.get_objects()), YOUNG_OBJECTS)
     frozen, looked_at_again, young = map(int, said.stdout.split())
     assert frozen >= 18 * young
     assert looked_at_again <= 2 * young
+
+
+def test_what_should_be_gone_is_found_once_it_is_much() -> None:
+    program = """
+import asyncio, gc
+from common.garbage import MANY_MORE, Collector
+collector = Collector()
+collector.spare()
+before = gc.get_freeze_count()
+def cycles(count):
+    for _ in range(count):
+        one = []
+        one.append(one)
+cycles(before + MANY_MORE)
+kept = [[] for _ in range(1000)]
+found = []
+for _ in range(2):
+    asyncio.run(collector.look_again())
+    found.append(gc.get_freeze_count() - before)
+gc.disable()
+gc.unfreeze()
+gc.freeze()
+print(*found, len(kept))
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True
+    )
+    after_first, after_second, kept = map(int, said.stdout.split())
+    assert after_first == pytest.approx(after_second, abs=5 * kept)
+    assert after_first < 10 * kept

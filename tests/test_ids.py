@@ -117,7 +117,7 @@ def test_a_restart_begins_where_the_stored_time_ends(monkeypatch: pytest.MonkeyP
     stored = Clock().new_id()
     set_time(monkeypatch, NOW_US - 5_000_000)
     clock = Clock()
-    clock.advance(NOW_US)
+    clock.advance(NOW_US, 0)
     assert clock.now_us() == NOW_US
     assert clock.new_id() > stored
 
@@ -131,7 +131,7 @@ def test_an_id_after_a_restart_is_greater_than_one_of_the_stored_microsecond(
     stored_us, stored = before.now_us(), before.new_id()
     set_time(monkeypatch, NOW_US - 5_000_000)
     after = Clock()
-    after.advance(stored_us)
+    after.advance(stored_us, 0)
     assert after.new_id() > stored
 
 
@@ -139,7 +139,7 @@ def test_advancing_to_the_past_changes_nothing(monkeypatch: pytest.MonkeyPatch) 
     set_time(monkeypatch, NOW_US)
     clock = Clock()
     before = clock.new_id()
-    clock.advance(NOW_US - 1)
+    clock.advance(NOW_US - 1, 0)
     assert clock.now_us() == NOW_US
     assert clock.new_id() > before
 

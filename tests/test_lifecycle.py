@@ -712,3 +712,30 @@ def test_who_commits_each_order_refuses_while_its_server_is_gone_and_comes_back(
     assert_kept(service, known)
     assert_consistent(service)
     service.stop()
+
+
+@pytest.mark.matches_in_memory
+def test_a_database_from_the_future_is_warned_of(start_service: StartService) -> None:
+    service = start_service()
+    broker = service.register("Alice")
+    first = broker.place("ask", 1, 100)
+    service.stop()
+    service.sql("UPDATE orders SET created_at = created_at + interval '1 hour'")
+    service = start_service(service.database_url)
+    assert "s ahead of the clock of this machine" in service.text()
+    assert service.again(broker).place("ask", 1, 100) > first
+
+
+@pytest.mark.matches_in_memory
+def test_ids_go_on_behind_the_greatest_that_is_stored(start_service: StartService) -> None:
+    service = start_service()
+    broker = service.register("Alice")
+    broker.place("ask", 1, 100)
+    service.stop()
+    ahead = "0fffffff-ffff-7fff-8000-000000000000"
+    service.sql("UPDATE orders SET id = %s", ahead)
+    service = start_service(service.database_url)
+    broker = service.again(broker)
+    placed = [broker.place("ask", 1, 100) for _ in range(3)]
+    assert [ahead, *placed] == sorted([ahead, *placed])
+    assert [each["id"] for each in broker.listed()] == [*reversed(placed), ahead]

@@ -96,3 +96,32 @@ def test_numbers_of_casev1_are_behind_also_after_a_crash_of_the_database(
     service.client.settle()
     service.stop()
     assert service.sql("SELECT sequence FROM orders ORDER BY id") == [(1,), (2,), (3,)]
+
+
+@pytest.mark.parametrize("has_changes", [True, False])
+@pytest.mark.parametrize("second", ["casev1", "casev3"])
+@pytest.mark.parametrize("first", MEMORY_CASES)
+def test_who_has_lost_its_database_for_a_while_in_which_another_used_it_ends(
+    first: str, second: str, has_changes: bool, start_service: StartService
+) -> None:
+    lost = start(start_service, first, None)
+    alice, bob = lost.register("Alice"), lost.register("Bob")
+    order_id = alice.place("ask", 10, 100)
+    lost.client.settle()
+    if has_changes:
+        alice.place("ask", 1, 200)
+    lost.send_signal(signal.SIGSTOP)
+    try:
+        lost.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        service = start(start_service, second, lost.database_url)
+        service.again(bob).place("bid", 10, 100)
+        assert service.again(alice).detail(order_id)["status"] == "closed"
+        service.stop()
+    finally:
+        lost.send_signal(signal.SIGCONT)
+    assert lost.exit_code() == os.EX_IOERR
+    assert "another exchange has used this database meanwhile" in lost.text()
+    assert lost.sql("SELECT sum(quantity) FROM trades") == [(10,)]

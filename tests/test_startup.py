@@ -145,6 +145,28 @@ def test_a_database_that_cannot_be_written_is_refused(start_service: StartServic
     assert "cannot be written" in refusal_of(start_service(service.database_url, ready=False))
 
 
+def test_a_database_that_cannot_hold_every_text_is_refused(
+    start_service: StartService, postgres: EmbeddedPostgres
+) -> None:
+    name = "latin"
+    execute(
+        postgres.url,
+        f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'",
+    )
+    url = postgres.url.replace("/exchange?", f"/{name}?")
+    line = refusal_of(start_service(url, ready=False))
+    assert "encoding LATIN1" in line
+    assert "UTF8" in line
+
+
+def test_texts_are_stored_as_they_are_whatever_the_environment_says(
+    start_service: StartService,
+) -> None:
+    service = start_service(PGCLIENTENCODING="LATIN1")
+    service.register("Olá €")
+    assert service.sql("SELECT name FROM brokers") == [("Olá €",)]
+
+
 def test_a_database_whose_commits_may_be_lost_is_warned_of(start_service: StartService) -> None:
     service = start_service()
     assert "WARNING" not in service.text()

@@ -55,6 +55,7 @@ class Target:
                 self.send_response(status)
                 if status in (301, 302, 303, 307, 308):
                     self.send_header("Location", f"{target.url}/elsewhere")
+                self.send_header("Set-Cookie", "of=this-broker")
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
@@ -90,6 +91,15 @@ def pair(service: Service, target: Target) -> tuple[Broker, Broker]:
     seller = service.register("Seller", webhook_url=f"{target.url}/seller?a=b%20c")
     buyer = service.register("Buyer", webhook_url=f"{target.url}/buyer")
     return seller, buyer
+
+
+def test_what_a_target_sets_is_sent_to_nobody(service: Service, target: Target) -> None:
+    seller, buyer = pair(service, target)
+    for _ in range(3):
+        seller.place("ask", 1, 100)
+        buyer.place("bid", 1, 100)
+    target.received(6)
+    assert not any("Cookie" in headers for headers in target.headers)
 
 
 def test_both_sides_are_told_of_a_trade(service: Service, target: Target) -> None:

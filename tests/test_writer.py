@@ -12,10 +12,11 @@ from test_lifecycle import assert_tables_agree
 
 from bench import traffic
 from bench.replay import Command, Outcome, carry_out, commands
-from common.channel import Channel
+from common.channel import Channel, Question
 from common.database import WRITER_LOCK, prepare_schema
 from common.engine import Engine
 from common.errors import Displaced, Unavailable
+from common.queries import empty_everything
 from common.writer import FLUSH_MAX, Flush, Writer
 
 AVERAGE = traffic.PROFILES["average"]
@@ -169,7 +170,7 @@ def test_a_flush_whose_commit_came_through_but_not_its_reply_is_not_written_twic
 
     async def without_reply(asked: Awaitable[object], statements: int) -> object:
         reply = await asked
-        if statements > 1 and len(lost) < 2:  # a flush has several
+        if statements > 2 and len(lost) < 2:  # a flush has several
             lost.append(1)
             raise psycopg.OperationalError("the reply is lost")
         return reply
@@ -199,10 +200,7 @@ def test_who_has_lost_the_database_to_another_exchange_says_so_and_tries_no_more
             recorded(writer)
             with psycopg.connect(url, autocommit=True) as connection:
                 connection.execute("UPDATE exchange_state SET flush_number = flush_number + 1")
-                connection.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-                )
+                lose_session(connection)
             over = asyncio.Event()
 
             def failed(what: str, error: BaseException) -> None:
@@ -215,5 +213,130 @@ def test_who_has_lost_the_database_to_another_exchange_says_so_and_tries_no_more
     with pytest.raises(Displaced):
         uvloop.run(run())
     assert said == [
-        "nothing can be flushed any more: another exchange has written to this database meanwhile"
+        "nothing can be flushed any more: another exchange has used this database meanwhile"
     ]
+
+
+def lose_session(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+
+
+@pytest.mark.parametrize("is_displaced", [True, False])
+def test_a_lost_session_is_noticed_where_nothing_is_to_be_written(
+    new_database: NewDatabase, is_displaced: bool
+) -> None:
+    url = new_database()
+    prepare_schema(url)
+    writer, over = opened(url), asyncio.Event()
+
+    async def run() -> None:
+        async with (
+            asyncio.timeout(PATIENCE_S),
+            writer.opened(),
+            writer.flushing(nothing, lambda _: None, PATIENCE_S, lambda *_: over.set()),
+        ):
+            with psycopg.connect(url, autocommit=True) as connection:
+                if is_displaced:
+                    connection.execute("UPDATE exchange_state SET generation = generation + 1")
+                lose_session(connection)
+                if is_displaced:
+                    await over.wait()
+                else:
+                    # A second one is kept out again.
+                    lock = f"SELECT pg_try_advisory_lock({WRITER_LOCK})".encode()
+                    while connection.execute(lock).fetchall() == [(True,)]:
+                        connection.execute("SELECT pg_advisory_unlock_all()")
+                        await asyncio.sleep(0.01)
+
+    if is_displaced:
+        with pytest.raises(Displaced):
+            uvloop.run(run())
+    else:
+        uvloop.run(run())
+
+
+@pytest.mark.parametrize("comes_through", [True, False])
+def test_a_reset_whose_reply_is_lost_ends_the_exchange_if_it_came_through(
+    new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch, comes_through: bool
+) -> None:
+    url = new_database()
+    prepare_schema(url)
+    writer, finish, over = opened(url), Channel.finish, asyncio.Event()
+
+    async def lost(channel: Channel, *asked: Question) -> None:
+        if comes_through:
+            await finish(channel, *asked)
+        raise psycopg.OperationalError("the connection was lost")
+
+    async def run() -> None:
+        async with (
+            asyncio.timeout(PATIENCE_S),
+            writer.opened(),
+            writer.flushing(nothing, lambda _: None, PATIENCE_S, lambda *_: over.set()),
+        ):
+            with monkeypatch.context() as patch:
+                patch.setattr(Channel, "finish", lost)
+                with pytest.raises(Unavailable):
+                    await writer.emptied(*empty_everything(None)).__aenter__()
+            if comes_through:
+                await over.wait()
+            recorded(writer)
+
+    if comes_through:
+        with pytest.raises(Displaced):
+            uvloop.run(run())
+    else:
+        uvloop.run(run())
+        assert writer.pending() == 0
+
+
+def test_whoever_empties_everything_does_not_wait_for_a_flush_for_ever(
+    new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = new_database()
+    prepare_schema(url)
+    writer = Writer(url, flush_interval_s=0.03, pending_max=10**6, patience_s=0.05)
+    finish = Channel.finish
+
+    async def run() -> None:
+        async with asyncio.timeout(PATIENCE_S), writer.opened():
+            never, asked = asyncio.Event(), asyncio.Event()
+
+            async def slowly(channel: Channel, *questions: Question) -> object:
+                asked.set()
+                await never.wait()
+                return await finish(channel, *questions)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(Channel, "finish", slowly)
+                recorded(writer)
+                async with writer.flushing(nothing, lambda _: None, PATIENCE_S):
+                    await asked.wait()
+                    with pytest.raises(Unavailable):
+                        async with writer.emptied(*empty_everything(None)):
+                            pytest.fail("a flush is under way")
+                    never.set()
+        assert writer.pending() == 0
+
+    uvloop.run(run())
+
+
+def test_who_waits_for_an_order_is_not_kept_when_everything_is_emptied(
+    new_database: NewDatabase,
+) -> None:
+    url = new_database()
+    prepare_schema(url)
+    writer = opened(url)
+
+    async def run() -> None:
+        async with asyncio.timeout(PATIENCE_S / 2), writer.opened():
+            order_id = next(recorded(writer).resting()).id
+            waiting = asyncio.create_task(writer.until_stored(order_id))
+            await asyncio.sleep(0)
+            async with writer.emptied(*empty_everything(None)):
+                await waiting
+
+    uvloop.run(run())

@@ -7,12 +7,13 @@ import gc
 import importlib
 import os
 
-from common import server
+from common import garbage
+from common.server import main
 
 if __name__ == "__main__":
     app = importlib.import_module(f"{os.environ['TEST_CASE']}.app")
-    server.YOUNG_OBJECTS = 0
+    garbage.YOUNG_OBJECTS = 0
     try:
-        server.main(app.open_exchange, stateless=app.STATELESS)
+        main(app.open_exchange, stateless=app.STATELESS)
     finally:
         print(f"garbage: {gc.collect()} objects")

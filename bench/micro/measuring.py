@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
-from common.server import spare_the_collector
+from common.garbage import Collector
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ def measure(
 def as_in_service() -> Iterator[None]:
     """The garbage collector as a service has it once it serves, and then as it was before."""
     thresholds, callbacks = gc.get_threshold(), list(gc.callbacks)
-    spare_the_collector()
+    Collector().spare()
     try:
         yield
     finally:
