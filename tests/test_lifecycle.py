@@ -739,3 +739,32 @@ def test_ids_go_on_behind_the_greatest_that_is_stored(start_service: StartServic
     placed = [broker.place("ask", 1, 100) for _ in range(3)]
     assert [ahead, *placed] == sorted([ahead, *placed])
     assert [each["id"] for each in broker.listed()] == [*reversed(placed), ahead]
+
+
+def test_a_reset_under_load_answers_all_and_leaves_nothing(service: Service) -> None:
+    stop, statuses = Event(), set[int]()
+
+    def ask(broker: Broker) -> None:
+        while not stop.is_set():
+            for reply in (broker.order(), broker.orders(), broker.book(), broker.balance()):
+                statuses.add(reply.status)
+
+    with ThreadPoolExecutor(10) as threads:
+        clients = [threads.submit(ask, service.register(f"broker {n}")) for n in range(6)]
+        try:
+            for number in range(4):
+                eventually(lambda: 201 in statuses)
+                reply = service.client.request("POST", "/debug/reset", key=service.admin_key)
+                assert reply.status in (200, 503), reply
+                statuses.discard(201)
+                clients.append(threads.submit(ask, service.register(f"later {number}")))
+        finally:
+            stop.set()
+        for client in clients:
+            client.result()
+    # Who was there before is known no more; the database may be in the way of some.
+    assert statuses <= {200, 201, 401, 503}
+    service.client.settle()
+    service.reset()
+    tables = ("brokers", "orders", "trades", "balances", "client_orders")
+    assert [service.sql(f"SELECT count(*) FROM {table}") for table in tables] == [[(0,)]] * 5

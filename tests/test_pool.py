@@ -10,8 +10,8 @@ from client import PATIENCE_S, Reply, Service, eventually, locked, order_body
 from conftest import MEMORY_CASES, NewDatabase, StartService
 
 from common.channel import Channel, Statement
-from common.database import conninfo, prepare_schema
-from common.errors import Overloaded
+from common.database import Database, conninfo, prepare_schema
+from common.errors import Overloaded, Unavailable
 from common.pool import PLACES, Pool
 
 pytestmark = pytest.mark.reads_the_database
@@ -170,3 +170,19 @@ def test_who_waits_behind_a_stuck_connection_is_served_when_it_answers(
             assert await pool.take(PLACES) is channel
 
     asyncio.run(play())
+
+
+@pytest.mark.any_case
+def test_a_server_that_only_reads_just_now_is_unavailable(new_database: NewDatabase) -> None:
+    url = new_database()
+    prepare_schema(url)
+    only_reads = Statement("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", (), b"")
+    changes = Statement("UPDATE exchange_state SET flush_number = 1", (), b"")
+
+    async def run() -> None:
+        async with Database(url, pool_size=1, pool_wait_ms=1000).opened() as database:
+            await database.commit((only_reads, {}))
+            with pytest.raises(Unavailable):
+                await database.commit((changes, {}))
+
+    asyncio.run(run())
