@@ -64,6 +64,7 @@ _KEY = "decode(md5('key' || :broker), 'hex')"
 _ARRAY = "'{{' || {} || '}}'"
 # What each parameter of the statements is, as SQL with the variables of pgbench.
 _VALUES = {
+    "known_until": "NULL",
     "key_hash": _KEY,
     "symbol": "'S' || :symbol",
     "price": "1000",

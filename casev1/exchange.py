@@ -85,7 +85,7 @@ class Exchange:
 
     async def order(self, key_hash: bytes, order_id: int) -> OrderDetail:
         broker, rows = await self._ask(
-            key_hash, queries.ORDER_DETAIL, {"order_id": uuid_of(order_id)}
+            key_hash, queries.ORDER_DETAIL, queries.detail_parameters(order_id)
         )
         if not rows:
             raise NotFound("no such order")

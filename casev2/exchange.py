@@ -99,7 +99,9 @@ class Exchange:
     async def order(self, key_hash: bytes, order_id: int) -> OrderDetail:
         await self._writer.until_stored(order_id)
         broker, rows = await self._ask(
-            key_hash, queries.ORDER_DETAIL, {"order_id": uuid_of(order_id)}
+            key_hash,
+            queries.ORDER_DETAIL,
+            queries.detail_parameters(order_id, self._known_until_us()),
         )
         if not rows:
             raise NotFound("no such order")
@@ -109,7 +111,7 @@ class Exchange:
         return detail
 
     async def orders(self, key_hash: bytes, query: OrderQuery) -> OrderPage:
-        found, until_id = await stored_page(self._ask, key_hash, query)
+        found, until_id = await stored_page(self._ask, key_hash, query, self._known_until_us())
         return page_of(found, query.limit, until_id)
 
     async def price(self, key_hash: bytes, symbol: str, trades: int) -> Price:
@@ -209,6 +211,10 @@ class Exchange:
         await self._writer.until_stored(order_id)
         row = await self._database.row(queries.ORDER_OWNER, {"order_id": uuid_of(order_id)})
         return row[0].int if row else None
+
+    def _known_until_us(self) -> int:
+        """Until when all that was done is in the tables."""
+        return self._writer.known_until_us(self._sequencer.now_us())
 
     async def _ask(
         self, key_hash: bytes, query: Statement, parameters: Parameters

@@ -225,7 +225,7 @@ class Exchange:
 
     async def _stored_order(self, order_id: int) -> tuple[int, OrderDetail]:
         """An order that has left memory, and whose it is. Raises NotFound."""
-        rows = await self._database.rows(queries.ORDER_DETAIL, {"order_id": uuid_of(order_id)})
+        rows = await self._database.rows(queries.ORDER_DETAIL, queries.detail_parameters(order_id))
         if not rows:
             raise NotFound("no such order")
         return next(queries.details_of(rows))

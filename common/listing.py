@@ -12,13 +12,14 @@ Ask = Callable[[bytes, Statement, Parameters], Awaitable[tuple[Broker, list[Row]
 
 
 async def stored_page(
-    ask: Ask, key_hash: bytes, query: OrderQuery
+    ask: Ask, key_hash: bytes, query: OrderQuery, known_until_us: int | None = None
 ) -> tuple[list[OrderDetail], int]:
     """The newest orders that match, one more than a page at most, and down to which id was looked.
 
-    The id is 0 where that was all. Raises what ``ask`` raises.
+    The id is 0 where that was all; ``known_until_us`` is until when the tables hold everything,
+    None where they always do. Raises what ``ask`` raises.
     """
-    parameters = queries.page_parameters(key_hash, query)
+    parameters = queries.page_parameters(key_hash, query, known_until_us)
     until_id = 0
     if query.status is not None or query.symbol is not None:
         # Asked first, so that what comes or is closed meanwhile changes nothing of the range.

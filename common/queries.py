@@ -1,6 +1,7 @@
 """The statements of the exchange, built and compiled once. Each says in which index it lives."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from itertools import groupby
 from typing import Any
 from uuid import UUID
@@ -292,13 +293,23 @@ _counterparty = case(
 )
 
 
-# An order that has ended reads as expired from that instant on, though nothing has closed it yet.
-_close_reason = case(
-    (
-        and_(orders.c.close_reason.is_(None), orders.c.valid_until <= func.statement_timestamp()),
-        _word(CloseReason.EXPIRED),
-    ),
-    else_=orders.c.close_reason,
+def _close_reason_at(instant: ColumnElement[Any]) -> ColumnElement[Any]:
+    """An order that has ended reads as expired from then on, though nothing has closed it yet."""
+    return case(
+        (
+            and_(orders.c.close_reason.is_(None), orders.c.valid_until <= instant),
+            _word(CloseReason.EXPIRED),
+        ),
+        else_=orders.c.close_reason,
+    )
+
+
+# Where the tables are behind what was done, an order that has ended may have been filled before:
+# what is not ``known`` yet is not said. Without that they are the truth.
+_close_reason = _close_reason_at(
+    func.coalesce(
+        bindparam("known_until", type_=DateTime(timezone=True)), func.statement_timestamp()
+    )
 )
 
 
@@ -334,6 +345,16 @@ def _details(chosen: Subquery | None = None) -> Any:
 
 
 ORDER_DETAIL = compiled(_details().where(orders.c.id == bindparam("order_id", type_=Uuid)))
+
+
+def detail_parameters(order_id: int, known_until_us: int | None = None) -> dict[str, Any]:
+    """For this; the instant up to which the tables hold everything, None where they always do."""
+    return {"order_id": uuid_of(order_id), "known_until": _as_instant(known_until_us)}
+
+
+def _as_instant(instant_us: int | None) -> datetime | None:
+    return None if instant_us is None else to_datetime(instant_us)
+
 
 # The newest orders of a broker below an id: index orders_of_broker, or orders_open_of_broker for
 # what is open, read backwards.
@@ -382,13 +403,16 @@ OWN_ORDERS = {
 }
 
 
-def page_parameters(key_hash: bytes, query: OrderQuery) -> dict[str, Any]:
+def page_parameters(
+    key_hash: bytes, query: OrderQuery, known_until_us: int | None
+) -> dict[str, Any]:
     """For these: one order more than a page, to see whether another page follows."""
     return {
         "key_hash": key_hash,
         "before_id": uuid_of(query.before_id),
         "symbol": query.symbol,
         "limit": query.limit + 1,
+        "known_until": _as_instant(known_until_us),
     }
 
 
@@ -524,7 +548,7 @@ _of_client = orders.c.id == client_orders.c.order_id
 # Of two orders with one id that come at once, the second waits here and then finds the first.
 LOCK_CLIENT_ORDER = compiled(select(_lock("2", "client_order_id")))
 EARLIER_ORDER = compiled(
-    select(*_open_columns, _close_reason)
+    select(*_open_columns, _close_reason_at(func.statement_timestamp()))
     .join_from(client_orders, orders, _of_client)
     .where(
         client_orders.c.broker_id == _broker_of_key,

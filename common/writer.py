@@ -50,13 +50,15 @@ log = logging.getLogger(__name__)
 
 
 class Batch:
-    """What one flush takes: the changes, since when they wait, and whether they are stored."""
+    """What one flush takes: the changes, since when they wait, by our clock and by that of the
+    commands, and whether they are stored."""
 
-    __slots__ = ("changes", "since_s", "stored")
+    __slots__ = ("changes", "since_s", "since_us", "stored")
 
     def __init__(self) -> None:
         self.changes = Changes()
         self.since_s: float | None = None
+        self.since_us: int | None = None
         self.stored = asyncio.Event()
 
     def age_s(self) -> float:
@@ -141,21 +143,22 @@ class Writer:
         notices: Iterable[Notice],
     ) -> None:
         """A new order and all that it did."""
-        changes = self._gathering(sequence)
+        changes = self._gathering(sequence, order.created_at_us)
         changes.add(order, trades, makers)
         changes.notices.extend(notices)
         self._cut()
 
-    def record_closed(self, sequence: int, orders: Iterable[Order]) -> None:
-        """Orders that were cancelled or have expired."""
-        self._gathering(sequence).add_changed(orders)
+    def record_closed(self, sequence: int, orders: Sequence[Order]) -> None:
+        """Orders that were cancelled or have expired, the first that was closed first."""
+        self._gathering(sequence, orders[0].closed_at_us).add_changed(orders)
         self._cut()
 
-    def _gathering(self, sequence: int) -> Changes:
-        """The changes to add to, which wait from now on."""
+    def _gathering(self, sequence: int, now_us: int | None) -> Changes:
+        """The changes to add to, which wait from now on; no later one was made before then."""
         self.sequence = sequence
         if self._batch.since_s is None:
             self._batch.since_s = time.monotonic()
+            self._batch.since_us = now_us
         return self._batch.changes
 
     def _cut(self) -> None:
@@ -178,6 +181,11 @@ class Writer:
                 except TimeoutError:
                     raise _too_late() from None
                 return
+
+    def known_until_us(self, now_us: int) -> int:
+        """Until when all that was done is in the database."""
+        since_us = self._oldest().since_us
+        return now_us if since_us is None else since_us
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator["Writer"]:
@@ -412,7 +420,10 @@ class Writer:
 
     def age_s(self) -> float:
         """How long the oldest change that is not in the database has waited."""
-        return (self._flushes[0].batch if self._flushes else self._batch).age_s()
+        return self._oldest().age_s()
+
+    def _oldest(self) -> Batch:
+        return self._flushes[0].batch if self._flushes else self._batch
 
     def figures(self) -> dict[str, float]:
         """For /health."""

@@ -153,8 +153,11 @@ def test_a_database_that_cannot_hold_every_text_is_refused(
         postgres.url,
         f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'",
     )
-    url = postgres.url.replace("/exchange?", f"/{name}?")
-    line = refusal_of(start_service(url, ready=False))
+    try:
+        url = postgres.url.replace("/exchange?", f"/{name}?")
+        line = refusal_of(start_service(url, ready=False))
+    finally:
+        execute(postgres.url, f"DROP DATABASE {name}")
     assert "encoding LATIN1" in line
     assert "UTF8" in line
 
