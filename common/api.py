@@ -104,8 +104,17 @@ class Call:
         return hash_key(api_key.strip())
 
     def query(self) -> dict[str, str]:
+        """By name. Raises InvalidField for a name that stands there twice."""
         query = self._message.url.raw_query_string
-        return dict(parse_qsl(query, keep_blank_values=True)) if query else {}
+        if not query:
+            return {}
+        pairs = parse_qsl(query, keep_blank_values=True)
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in found if names.count(name) > 1)
+            raise InvalidField(f"{twice}: expected at most once")
+        return found
 
     async def body(self) -> bytes:
         """The whole body. Raises TooLarge."""

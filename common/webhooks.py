@@ -8,9 +8,12 @@ import asyncio
 import ipaddress
 import logging
 import socket
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import NamedTuple
+from urllib.parse import unquote
 
 import msgspec
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
@@ -26,7 +29,8 @@ from common.waiting import within
 TIMEOUT_S = 5.0
 TRIES = 4
 BACKOFF_S = 0.5  # doubled after each try
-WORKERS = 32
+# How many are on their way at once, to all targets and to one.
+IN_FLIGHT_MAX, OF_ONE_MAX = 256, 4
 RESOLVE_TIMEOUT_S = 2.0
 
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
@@ -52,7 +56,7 @@ class TradeExecuted(msgspec.Struct, frozen=True):
     price: int
     quantity: int
     order_remaining_quantity: int
-    executed_at: str
+    executed_at: datetime
 
 
 def notices(
@@ -86,17 +90,36 @@ def _message(trade: Trade, order: Order, remaining_quantity: int) -> bytes:
             price=trade.price,
             quantity=trade.quantity,
             order_remaining_quantity=remaining_quantity,
-            executed_at=to_datetime(trade.executed_at_us).isoformat(),
+            executed_at=to_datetime(trade.executed_at_us),
         )
     )
 
 
+class _Target:
+    """What waits for one URL, how many tasks deliver it, and whether the latest delivery failed."""
+
+    __slots__ = ("busy", "fails", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: deque[Notice] = deque()
+        self.busy = 0
+        self.fails = False
+
+
 class Webhooks:
-    """A bounded queue and a few workers that empty it."""
+    """A queue for each target, so that one that does not answer keeps no other waiting.
+
+    Together they hold ``queue_max`` messages, and one no more of them than are still free.
+    """
 
     def __init__(self, *, private_allowed: bool, queue_max: int) -> None:
         self._private_allowed = private_allowed
-        self._queue: asyncio.Queue[Notice] = asyncio.Queue(queue_max)
+        self._queue_max = queue_max
+        self._targets: dict[str, _Target] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._in_flight = asyncio.Semaphore(IN_FLIGHT_MAX)
+        self._session: ClientSession | None = None
+        self._waiting = 0
         self._delivered = 0
         self._dropped = 0
         self._failed = 0
@@ -105,52 +128,72 @@ class Webhooks:
     async def opened(self) -> AsyncIterator["Webhooks"]:
         """Deliver until the end of the block; what waits then is dropped and logged."""
         resolver = ThreadedResolver() if self._private_allowed else PublicResolver()
-        session = ClientSession(
-            connector=TCPConnector(resolver=resolver, limit=WORKERS, use_dns_cache=False),
+        self._session = ClientSession(
+            connector=TCPConnector(resolver=resolver, limit=IN_FLIGHT_MAX, use_dns_cache=False),
             timeout=ClientTimeout(total=TIMEOUT_S),
             trust_env=False,
             cookie_jar=DummyCookieJar(),  # what one broker's target sets is for no other
         )
-        async with session:
-            workers = [asyncio.create_task(self._work(session)) for _ in range(WORKERS)]
+        async with self._session:
             try:
                 yield self
             finally:
-                for worker in workers:
-                    worker.cancel()
-                await asyncio.gather(*workers, return_exceptions=True)
+                tasks = [*self._tasks]
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
                 await resolver.close()
-                if self._queue.qsize():
-                    log.warning("%d webhook messages were not delivered", self._queue.qsize())
+                if self._waiting:
+                    log.warning("%d webhook messages were not delivered", self._waiting)
 
     def enqueue(self, messages: Iterable[Notice]) -> None:
         """Hand over messages about durable trades; those that find no room are dropped."""
         for message in messages:
-            try:
-                self._queue.put_nowait(message)
-            except asyncio.QueueFull:
+            target = self._targets.get(message.url) or _Target()
+            if len(target.waiting) >= self._queue_max - self._waiting:
                 self._dropped += 1
+                continue
+            self._targets[message.url] = target
+            target.waiting.append(message)
+            self._waiting += 1
+            if target.busy < (1 if target.fails else OF_ONE_MAX):
+                target.busy += 1
+                task = asyncio.create_task(self._empty(message.url, target))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
 
-    async def _work(self, session: ClientSession) -> None:
-        while True:
-            await self._deliver(session, await self._queue.get())
+    async def _empty(self, url: str, target: _Target) -> None:
+        """Deliver what waits for a target; where that fails, one message after the other."""
+        try:
+            while target.waiting and (target.busy == 1 or not target.fails):
+                message = target.waiting.popleft()
+                self._waiting -= 1
+                target.fails = not await self._deliver(message)
+        finally:
+            target.busy -= 1
+            if not target.busy and not target.waiting:
+                del self._targets[url]
 
-    async def _deliver(self, session: ClientSession, message: Notice) -> None:
+    async def _deliver(self, message: Notice) -> bool:
+        """Whether it was, by any of some tries."""
         for attempt in range(TRIES):
             if attempt:
                 await asyncio.sleep(BACKOFF_S * 2 ** (attempt - 1))
-            if await self._accepted(session, message):
-                self._delivered += 1
-                return
+            async with self._in_flight:
+                if await self._accepted(message):
+                    self._delivered += 1
+                    return True
         self._failed += 1
+        return False
 
-    async def _accepted(self, session: ClientSession, message: Notice) -> bool:
+    async def _accepted(self, message: Notice) -> bool:
         """Whether the target answered 2xx. A redirect is not followed and not a success."""
         if not self._private_allowed and _is_private_literal(URL(message.url)):
             return False
+        assert self._session is not None, "opened"
         headers = {"Content-Type": "application/json"}
         try:
-            async with session.post(
+            async with self._session.post(
                 message.url, data=message.body, headers=headers, allow_redirects=False
             ) as reply:
                 return 200 <= reply.status < 300
@@ -177,7 +220,7 @@ class Webhooks:
     def figures(self) -> dict[str, float]:
         """For /health."""
         return {
-            "webhooks_waiting": self._queue.qsize(),
+            "webhooks_waiting": self._waiting,
             "webhooks_delivered": self._delivered,
             "webhooks_failed": self._failed,
             "webhooks_dropped": self._dropped,
@@ -222,9 +265,14 @@ def is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast
 
 
+def _host(url: URL) -> str:
+    """Without what stands for the same name: quoted characters, a dot at the end."""
+    return unquote(url.host or "").rstrip(".")
+
+
 def _is_private_literal(url: URL) -> bool:
     try:
-        return not is_public(url.host or "")
+        return not is_public(_host(url))
     except ValueError:
         return False
 
@@ -238,7 +286,7 @@ async def _is_private(url: URL) -> bool:
     try:
         found = await within(
             RESOLVE_TIMEOUT_S,
-            loop.getaddrinfo(url.host or "", url.port, type=socket.SOCK_STREAM),
+            loop.getaddrinfo(_host(url), url.port, type=socket.SOCK_STREAM),
         )
     except (OSError, TimeoutError, UnicodeError):
         return _is_private_literal(url)

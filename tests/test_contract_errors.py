@@ -331,6 +331,11 @@ def test_a_count_above_its_bound_is_422_and_named(alice: Broker) -> None:
     assert_refused(alice.orders("limit=1000000"), 422, "limit")
 
 
+@pytest.mark.parametrize("query", ["limit=x&limit=1", "limit=1&limit=1", "status=open&status="])
+def test_a_parameter_that_stands_there_twice_is_named(alice: Broker, query: str) -> None:
+    assert_refused(alice.orders(query), 422, query.partition("=")[0])
+
+
 @pytest.mark.parametrize("symbol", ["PETR-4", "A" * 13, "P%C3%89", "%00", "%20", "%FF"])
 def test_a_path_with_no_symbol_is_422_and_named(alice: Broker, symbol: str) -> None:
     assert_refused(alice.book(symbol), 422, "symbol")

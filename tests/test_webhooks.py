@@ -1,9 +1,10 @@
 """Webhooks over real HTTP: what is sent, when, how often, and to whom never."""
 
+import asyncio
 import json
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Thread
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 from client import HOST, Broker, Service, eventually
 from conftest import StartService
+
+from common.webhooks import Notice, Webhooks
 
 FIELDS = {
     "event",
@@ -110,9 +113,8 @@ def test_both_sides_are_told_of_a_trade(service: Service, target: Target) -> Non
     assert set(first) == set(second) == FIELDS
     (trade,) = buyer.detail(bid)["trades"]
     for message, side, order_id, remaining in ((first, "ask", ask, 2), (second, "bid", bid, 0)):
-        executed_at = datetime.fromisoformat(message.pop("executed_at"))
-        assert executed_at.utcoffset() == timedelta(0)
-        assert executed_at == datetime.fromisoformat(trade["executed_at"])
+        # To the letter, so that it can be found again.
+        assert message.pop("executed_at") == trade["executed_at"]
         assert message == {
             "event": "trade_executed",
             "trade_id": trade["trade_id"],
@@ -304,3 +306,39 @@ def test_a_private_target_that_was_registered_elsewhere_is_not_delivered_to(
     reply = service.client.request("POST", "/register", body, service.admin_key)
     assert reply.status == 422
     assert "webhook_url" in reply.json["detail"]
+
+
+def test_a_target_that_never_answers_keeps_no_other_waiting(
+    start_service: StartService, target: Target
+) -> None:
+    service = start_service()
+    with socket.create_server((HOST, 0), backlog=50) as silent:
+        deaf = service.register("Deaf", webhook_url=f"http://{HOST}:{silent.getsockname()[1]}/")
+        other, good = service.register("Other"), service.register("Good", webhook_url=target.url)
+        for _ in range(40):
+            deaf.place("ask", 1, 100)
+            other.place("bid", 1, 100)
+        eventually(lambda: service.health()["webhooks_waiting"] >= 30)
+        good.place("ask", 1, 100)
+        other.place("bid", 1, 100)
+        [message] = target.received(1)
+        assert message["side"] == "ask"
+        # Those of the other target are still where they were.
+        assert service.health()["webhooks_waiting"] >= 30
+
+
+def test_one_target_leaves_room_for_those_of_others() -> None:
+    async def run() -> tuple[dict[str, float], dict[str, float]]:
+        webhooks = Webhooks(private_allowed=True, queue_max=100)
+        with socket.create_server((HOST, 0), backlog=50) as silent:
+            address = f"http://{HOST}:{silent.getsockname()[1]}"
+            async with webhooks.opened():
+                webhooks.enqueue([Notice(f"{address}/bad", b"{}")] * 1000)
+                bad = webhooks.figures()
+                webhooks.enqueue([Notice(f"{address}/good", b"{}")] * 20)
+                return bad, webhooks.figures()
+
+    bad, both = asyncio.run(run())
+    assert bad["webhooks_waiting"] == 50
+    assert both["webhooks_waiting"] == 70
+    assert both["webhooks_dropped"] == bad["webhooks_dropped"] == 950
