@@ -409,3 +409,21 @@ def test_seed_orders_that_are_too_much_at_once_are_sent_again(
         return
     assert uvloop.run(run()) == len(set(came)) == len(seeds.broker)
     assert len(came) > len(seeds.broker)
+
+
+def test_a_request_that_nobody_answers_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange_client, "PATIENCE_S", 0.1)
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(1024):
+            pass
+        writer.close()
+
+    async def run() -> None:
+        async with await asyncio.start_server(listen, "127.0.0.1") as server:
+            address = Address(*server.sockets[0].getsockname())
+            async with Session(Target(address, "x", "admin")) as session:
+                await session.health()
+
+    with pytest.raises(HarnessError, match=r"GET /health was not answered within 0\.1 s"):
+        uvloop.run(run())
