@@ -74,7 +74,9 @@ def main(given: Sequence[str]) -> int:
             return 0
         baseline = read(asked.baseline)
         run = _run(asked, baseline, printer)
-        code = measure(run, printer, shlex.join(["python", "-m", "bench", "check", *given]))
+        command = shlex.join(["python", "-m", "bench", "check", *given])
+        begun = records.command_of(run.directory) or command
+        code = measure(run, printer, records.provenance(run.directory, begun))
         if code:
             return INTERRUPTED if code == INTERRUPTED else NO_ANSWER
         return EXIT_CODES[_judged(run, baseline, printer)]
@@ -153,6 +155,7 @@ def _run(asked: argparse.Namespace, baseline: Baseline, printer: Printer) -> Run
         return Run(records.new_directory(asked.out), wanted, printer.say, printer.live)
     try:
         options, meta = read_options(asked.resume), _meta(asked.resume)
+        records.check_same_machine(asked.resume)
         run = Run(asked.resume, options, printer.say, printer.live)
     except HarnessError as error:
         raise HarnessError(f"--resume: {error}") from None
