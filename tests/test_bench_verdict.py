@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
-from bench_records import HEALTHY
+from bench_records import HEALTHY, a_trial
 from msgspec import structs
 
-from bench import traffic, trials, verdict
+from bench import capacity, traffic, trials, verdict
 from bench.checking import Audit
 from bench.figures import Samples
 from bench.load import Load
@@ -257,6 +258,26 @@ def test_a_starved_generator_makes_a_trial_invalid_and_not_a_failure() -> None:
     # A neighbour on its core explains it, as far as the null server has shown the rate is possible.
     assert reasons(send_lag_ms_p99=2.5, queued_share=0.05) == []
     assert "null server" in reasons(500.0, send_lag_ms_p99=2.5, queued_share=0.05)[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "lag_ms", "trusted_per_s"),
+    [
+        ({}, 0.5, 9000.0),
+        ({}, 2.5, RATE),
+        ({}, None, RATE),
+        ({"verdict": Verdict.FAIL}, 0.5, RATE),
+        ({"verdict": Verdict.INVALID}, 0.5, RATE),
+        ({"case": "v3"}, 0.5, RATE),
+    ],
+)
+def test_only_a_passed_trial_of_the_null_server_with_send_lag_shows_a_generator_in_time(
+    changes: dict[str, Any], lag_ms: float | None, trusted_per_s: float
+) -> None:
+    health = structs.replace(HEALTHY, send_lag_ms_p99=lag_ms)
+    slower = a_trial(case="null", offered_per_s=RATE)
+    faster = a_trial(**({"case": "null", "offered_per_s": 9000.0, "generator": health} | changes))
+    assert capacity.trusted_per_s([slower, faster]) == trusted_per_s
 
 
 def recorded(health: list[tuple[float, Health]]) -> Record:
