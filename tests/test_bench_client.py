@@ -155,6 +155,7 @@ async def load(
     drain_s: float = 1.0,
     connections: int | None = None,
     ahead_s: float = 0.05,
+    part: int = 0,
 ) -> tuple[Samples, Finished, loadgen.Generator]:
     """One second of load in this process, ``ahead_s`` from now; the requests as they went."""
     spec = Spec(
@@ -172,6 +173,8 @@ async def load(
         core=None,
         output=str(output / "run.npz"),
         connections=connections,
+        part=part,
+        parts=part + 1,
     )
     tape = spec.tape()
     start = Started(time.monotonic() + ahead_s, time.time() + ahead_s)
@@ -343,6 +346,17 @@ async def test_fewer_connections_than_asked_for_are_the_limit_of_the_generator(
         _, fewer, generator = await load(address, tmp_path, connections=5)
     assert not as_asked.connections_exhausted
     assert (generator.pool.limit, fewer.connections_exhausted) == (4, True)
+
+
+@pytest.mark.parametrize(("part", "reports"), [(0, True), (1, False)])
+async def test_only_the_first_of_several_generators_reports_on_its_way(
+    part: int, reports: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emitted: list[loadgen.Event] = []
+    monkeypatch.setattr(loadgen, "emit", emitted.append)
+    async with served(exchange()) as address:
+        await load(address, tmp_path, part=part)
+    assert bool(emitted) is reports
 
 
 async def test_a_price_before_the_first_trade_is_no_error(tmp_path: Path) -> None:
