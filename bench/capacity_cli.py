@@ -30,6 +30,7 @@ from bench.options import (
     Parser,
     between,
     one_of,
+    parsed,
     pins_of,
     stop_on_signals,
 )
@@ -93,7 +94,7 @@ def parser() -> Parser:
 
 def main(given: Sequence[str]) -> int:
     """Exit code 0, 1 (void, or could not be done) or 130 (interrupted)."""
-    asked = _asked(given)
+    asked = parsed(parser(), given, "repeats")
     stop_on_signals()
     printer = Printer()
     try:
@@ -119,19 +120,6 @@ def _command(run: Run, given: Sequence[str]) -> str:
     if run.options.repeats_planned is not None and not begun.endswith(shortened):
         begun += shortened
     return begun
-
-
-def _asked(given: Sequence[str]) -> argparse.Namespace:
-    made = parser()
-    asked = made.parse_args(given)
-    others = [
-        f"--{name.replace('_', '-')}"
-        for name, value in vars(asked).items()
-        if name not in ("resume", "repeats") and value != made.get_default(name)
-    ]
-    if asked.resume and others:
-        made.error(f"--resume: goes on as the run was begun; leave out {', '.join(others)}")
-    return asked
 
 
 def measure(run: Run, printer: Printer, begun: Mapping[str, Any], resume: str | None = None) -> int:

@@ -15,7 +15,7 @@ from bench.capacity import Options, Run
 from bench.capacity_cli import measure, read_options
 from bench.exchange_client import HarnessError
 from bench.gate import Answer, Baseline
-from bench.options import INTERRUPTED, Parser, pins_of, stop_on_signals
+from bench.options import INTERRUPTED, Parser, parsed, pins_of, stop_on_signals
 from bench.report import Printer, table
 from bench.service import NULL
 
@@ -64,7 +64,7 @@ def parser() -> Parser:
 
 def main(given: Sequence[str]) -> int:
     """The exit code, as ``--help`` lists them."""
-    asked = parser().parse_args(given)
+    asked = parsed(parser(), given, "baseline")
     stop_on_signals()
     printer = Printer()
     try:

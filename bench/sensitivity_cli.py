@@ -11,7 +11,16 @@ from typing import Any
 from bench import capacity, capacity_cli, records, service, trials
 from bench.cli import VERSIONS
 from bench.exchange_client import HarnessError
-from bench.options import INTERRUPTED, SEED_MAX, Parser, between, one_of, pins_of, stop_on_signals
+from bench.options import (
+    INTERRUPTED,
+    SEED_MAX,
+    Parser,
+    between,
+    one_of,
+    parsed,
+    pins_of,
+    stop_on_signals,
+)
 from bench.report import Printer
 from bench.sensitivity import LAYOUT, MODE, Options, expected_s
 from bench.traffic import B3, PROFILES
@@ -46,7 +55,7 @@ def parser() -> Parser:
 def main(given: Sequence[str]) -> int:
     """Exit code 0, 1 (void, or could not be done), 2 (usage) or 130 (interrupted)."""
     made = parser()
-    asked = made.parse_args(given)
+    asked = parsed(made, given)
     if len(set(asked.version)) < 2:
         made.error("--version: an order needs two cases at least")
     stop_on_signals()
