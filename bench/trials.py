@@ -127,8 +127,7 @@ def record(
     samples, seen = load.samples, load.seen
     measured = samples.measured
     health = figures.generator_health(measured, load.finished, setting.duration_s)
-    looks = [each for at, each in seen.health if at >= seen.begin_s]
-    flush_age_ms = max((max(h.flush_age_ms, h.flush_age_ms_max) for h in looks), default=None)
+    flush_age_ms = seen.flush_age_ms_max()
     stability = verdict.stability(
         samples,
         setting.offered_per_s,
@@ -138,7 +137,7 @@ def record(
     )
     invalid = verdict.invalid_reasons(health, setting.offered_per_s, trusted_per_s)
     # Without an answer nobody knows how far behind the database was.
-    unseen = [] if looks else ["no answer to /health"]
+    unseen = ["no answer to /health"] if flush_age_ms is None else []
     reasons = [*unseen, *stability.reasons(steady)]
     total = len(measured.kind)
     over, over_tight = (verdict.over_limit(samples, ms) for ms in (LIMIT_MS, TIGHT_LIMIT_MS))

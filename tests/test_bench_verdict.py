@@ -9,7 +9,7 @@ import pytest
 from bench_records import HEALTHY, a_trial
 from msgspec import structs
 
-from bench import capacity, traffic, trials, verdict
+from bench import capacity, traffic, trial, trials, verdict
 from bench.checking import Audit
 from bench.figures import Samples
 from bench.load import Load
@@ -280,12 +280,11 @@ def test_only_a_passed_trial_of_the_null_server_with_send_lag_shows_a_generator_
     assert capacity.trusted_per_s([slower, faster]) == trusted_per_s
 
 
-def recorded(health: list[tuple[float, Health]]) -> Record:
-    """A trial in which all went well but what is given here of /health."""
+def loaded(seen: Seen) -> Load:
+    """A load that was answered in a millisecond, and this beside it."""
     given = samples(np.full(len(arrivals()), 0.001), arrivals())
-    sent = len(given.measured.kind)
     finished = Finished(
-        sent=sent,
+        sent=len(given.measured.kind),
         cpu_s=4.0,
         cpu_share=0.4,
         wall_s=DURATION_S,
@@ -297,9 +296,13 @@ def recorded(health: list[tuple[float, Health]]) -> Record:
         nice=-10,
         realtime=True,
     )
-    seen = Seen(health=health, begin_s=100.0, end_s=100.0 + DURATION_S)
     ids, none_left = [""] * len(given.kind), np.full(len(given.kind), -1)
-    load = Load(given, ids, none_left, len(given.kind), Started(98.0, 98.0), finished, seen, {}, {})
+    return Load(given, ids, none_left, len(given.kind), Started(98.0, 98.0), finished, seen, {}, {})
+
+
+def recorded(health: list[tuple[float, Health]]) -> Record:
+    """A trial in which all went well but what is given here of /health."""
+    load = loaded(Seen(health=health, begin_s=100.0, end_s=100.0 + DURATION_S))
     setting = Setting(1, "v3", 1, "confirm", 100.0, 1, DURATION_S, RATE)
     return trials.record(setting, load, Audit(), trusted_per_s=10 * RATE, steady=True)
 
@@ -325,3 +328,12 @@ def test_a_service_that_does_not_say_that_all_is_in_the_database_has_not_passed(
     one = recorded(health)
     assert one.reasons == reasons
     assert one.verdict is (Verdict.FAIL if reasons else Verdict.PASS)
+
+
+def test_both_harnesses_take_the_flush_age_that_the_service_has_seen_itself() -> None:
+    seen = [(99.0, structs.replace(FLUSHED, flush_age_ms=900.0))]
+    seen += [(105.0, structs.replace(FLUSHED, flush_age_ms=20.0, flush_age_ms_max=70.0))]
+    plan = trial.Plan("v3", "average", 1, 100.0, DURATION_S, reads=True)
+    load = loaded(Seen(health=seen, begin_s=100.0, end_s=100.0 + DURATION_S))
+    assert recorded(seen).flush_age_ms_max == 70.0
+    assert trial._summary(plan, load, load.samples, Audit()).flush_age_ms_max == 70.0
