@@ -162,6 +162,7 @@ def record(
         cpu_share=load.cpu_share,
         paces=load.paces,
         **_beside(seen, load.finished.sent),
+        database=_database(seen, health.requests_per_s),
         flush_age_ms_max=flush_age_ms,
         backlog=[round(each, 1) for each in verdict.in_flight(samples, series_s).tolist()],
         checks=list(audit.findings),
@@ -184,7 +185,6 @@ def _beside(seen: observe.Seen, sent: int) -> dict[str, Any]:
         / max(sent, 1),
         "pool_waiting_max": max(health.pool_waiting for health in looks),
         "transaction_retries": last.transaction_retries,
-        "database": _database(seen, sent),
         "log": _log(seen),
     }
 
@@ -206,14 +206,18 @@ def _percentiles(
     return [percentile(ordered, share) for share in shares]
 
 
-def _database(seen: observe.Seen, sent: int) -> Database | None:
-    if len(seen.counters) < 2:
+def _database(seen: observe.Seen, requests_per_s: float) -> Database | None:
+    """Of the measured part: before and after it the database has nothing, or less, to do."""
+    looks = [(at, each) for at, each in seen.counters if seen.begin_s <= at <= seen.end_s]
+    if len(looks) < 2:
         return None
-    (begun_s, first), (ended_s, last) = seen.counters[0], seen.counters[-1]
+    (begun_s, first), (ended_s, last) = looks[0], looks[-1]
+    length_s = ended_s - begun_s
     return Database(
-        commits_per_s=(last.commits - first.commits) / (ended_s - begun_s),
-        fsyncs_per_s=(last.wal_fsyncs - first.wal_fsyncs) / (ended_s - begun_s),
-        wal_bytes_per_request=(last.wal_bytes - first.wal_bytes) / max(sent, 1),
+        commits_per_s=(last.commits - first.commits) / length_s,
+        fsyncs_per_s=(last.wal_fsyncs - first.wal_fsyncs) / length_s,
+        wal_bytes_per_request=(last.wal_bytes - first.wal_bytes)
+        / max(requests_per_s * length_s, 1.0),
         busy=observe.waits(seen),
     )
 

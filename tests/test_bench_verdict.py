@@ -1,6 +1,7 @@
 """The rules that decide a trial, on data whose answer is known."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from bench.checking import Audit
 from bench.figures import Samples
 from bench.load import Load
 from bench.loadgen import Finished, Started
-from bench.observe import Seen
+from bench.observe import Counters, Seen
 from bench.traffic import Floats, Kind
 from bench.trials import Record, Setting
 from bench.verdict import Stability, Verdict, at_most_one_percent, growth_bound, stability
@@ -300,11 +301,14 @@ def loaded(seen: Seen) -> Load:
     return Load(given, ids, none_left, len(given.kind), Started(98.0, 98.0), finished, seen, {}, {})
 
 
-def recorded(health: list[tuple[float, Health]]) -> Record:
-    """A trial in which all went well but what is given here of /health."""
-    load = loaded(Seen(health=health, begin_s=100.0, end_s=100.0 + DURATION_S))
+def recorded(
+    health: list[tuple[float, Health]], counters: Sequence[tuple[float, Counters]] = ()
+) -> Record:
+    """A trial in which all went well but what is given here of /health and the database."""
+    end_s = 100.0 + DURATION_S
+    seen = Seen(health=health, counters=[*counters], begin_s=100.0, end_s=end_s)
     setting = Setting(1, "v3", 1, "confirm", 100.0, 1, DURATION_S, RATE)
-    return trials.record(setting, load, Audit(), trusted_per_s=10 * RATE, steady=True)
+    return trials.record(setting, loaded(seen), Audit(), trusted_per_s=10 * RATE, steady=True)
 
 
 UNSEEN, NOT_FLUSHED = "no answer to /health", "not seen to be flushed after the last arrival"
@@ -337,3 +341,16 @@ def test_both_harnesses_take_the_flush_age_that_the_service_has_seen_itself() ->
     load = loaded(Seen(health=seen, begin_s=100.0, end_s=100.0 + DURATION_S))
     assert recorded(seen).flush_age_ms_max == 70.0
     assert trial._summary(plan, load, load.samples, Audit()).flush_age_ms_max == 70.0
+
+
+def test_what_the_database_does_is_that_of_the_measured_part() -> None:
+    idle = [(90.0, Counters(0, 0, 0)), (99.9, Counters(0, 0, 0))]
+    busy = [(101.0, Counters(500, 100, 10**6)), (109.0, Counters(8500, 900, 9 * 10**6))]
+    after = [(115.0, Counters(9000, 950, 10**7))]
+    one = recorded([], [*idle, *busy, *after])
+    assert one.database is not None
+    assert (one.database.commits_per_s, one.database.fsyncs_per_s) == (1000.0, 100.0)
+    assert one.database.wal_bytes_per_request == pytest.approx(
+        8e6 / (8.0 * one.generator.requests_per_s)
+    )
+    assert recorded([], [*idle, busy[0], *after]).database is None
