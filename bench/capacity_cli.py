@@ -4,8 +4,9 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -29,6 +30,7 @@ from bench.options import (
     Parser,
     between,
     one_of,
+    parsed,
     pins_of,
     stop_on_signals,
 )
@@ -92,7 +94,7 @@ def parser() -> Parser:
 
 def main(given: Sequence[str]) -> int:
     """Exit code 0, 1 (void, or could not be done) or 130 (interrupted)."""
-    asked = _asked(given)
+    asked = parsed(parser(), given, "repeats")
     stop_on_signals()
     printer = Printer()
     try:
@@ -100,43 +102,36 @@ def main(given: Sequence[str]) -> int:
             run = resumed(asked.resume, printer, repeats=asked.repeats)
         else:
             run = _new(asked, printer)
+        begun = records.provenance(run.directory, _command(run, given))
     except HarnessError as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted before there was anything to keep", file=sys.stderr)
         return INTERRUPTED
+    return measure(run, printer, begun)
+
+
+def _command(run: Run, given: Sequence[str]) -> str:
+    """What was asked for when it was begun says how to measure it again."""
     command = shlex.join(["python", "-m", "bench", "capacity", *given])
-    # What was asked for when it was begun says how to measure it again.
     begun = records.command_of(run.directory) or command
     shortened = f" --repeats {run.options.repeats}"
     if run.options.repeats_planned is not None and not begun.endswith(shortened):
         begun += shortened
-    return measure(run, printer, begun)
+    return begun
 
 
-def _asked(given: Sequence[str]) -> argparse.Namespace:
-    made = parser()
-    asked = made.parse_args(given)
-    others = [
-        f"--{name.replace('_', '-')}"
-        for name, value in vars(asked).items()
-        if name not in ("resume", "repeats") and value != made.get_default(name)
-    ]
-    if asked.resume and others:
-        made.error(f"--resume: goes on as the run was begun; leave out {', '.join(others)}")
-    return asked
-
-
-def measure(run: Run, printer: Printer, command: str, resume: str | None = None) -> int:
+def measure(run: Run, printer: Printer, begun: Mapping[str, Any], resume: str | None = None) -> int:
     """Complete a run and write its summary and charts; the exit code.
 
-    ``resume`` is the command that goes on with it, if it is not the one of a run on its own.
+    ``begun`` is its ``records.provenance``; ``resume`` the command that goes on with it, if it is
+    not the one of a run on its own.
     """
     where = os.path.relpath(run.directory)
     code = 0
     try:
-        _write_meta(run, command, partial=True)
+        _write_meta(run, begun, partial=True)
         with beside_the_generator(run.options.pins):
             run.complete()
     except HarnessError as error:
@@ -148,7 +143,7 @@ def measure(run: Run, printer: Printer, command: str, resume: str | None = None)
             + (resume or f"python -m bench capacity --resume {where}")
         )
         code = INTERRUPTED
-    _write_meta(run, command, partial=code != 0)
+    _write_meta(run, begun, partial=code != 0)
     if run.done:
         # Late, because matplotlib takes a second to import.
         from bench import capacity_charts, capacity_report  # noqa: PLC0415
@@ -213,6 +208,7 @@ def resumed(
     """
     try:
         options = read_options(directory)
+        records.check_same_machine(directory)
         if repeats is not None:
             options = msgspec.structs.replace(
                 options, repeats=repeats, repeats_planned=options.repeats_planned or options.repeats
@@ -230,9 +226,6 @@ def read_options(directory: Path) -> Options:
     return records.read_options(directory, LAYOUT, Options)
 
 
-def _write_meta(run: Run, command: str, *, partial: bool) -> None:
-    content = records.meta(command, conditions(run.options, run, partial))
-    begun = records.revision_of(run.directory)
-    if begun not in (None, content["git"]):
-        content |= {"git": begun, "resumed_at": content["git"]}
+def _write_meta(run: Run, begun: Mapping[str, Any], *, partial: bool) -> None:
+    content = {**begun, **conditions(run.options, run, partial)}
     records.write_json(run.directory / "meta.json", content)

@@ -181,6 +181,7 @@ def markdown(
         "Limits:",
         "",
         *(f"- {limit}" for limit in meta["limits"]),
+        *records.resume_lines(meta),
     ]
     seen = evenness.read(directory)
     lines += [f"- {evenness.sentence(seen)}"] if seen else []

@@ -15,7 +15,7 @@ from bench.capacity import Options, Run
 from bench.capacity_cli import measure, read_options
 from bench.exchange_client import HarnessError
 from bench.gate import Answer, Baseline
-from bench.options import INTERRUPTED, Parser, pins_of, stop_on_signals
+from bench.options import INTERRUPTED, Parser, parsed, pins_of, stop_on_signals
 from bench.report import Printer, table
 from bench.service import NULL
 
@@ -64,7 +64,7 @@ def parser() -> Parser:
 
 def main(given: Sequence[str]) -> int:
     """The exit code, as ``--help`` lists them."""
-    asked = parser().parse_args(given)
+    asked = parsed(parser(), given, "baseline")
     stop_on_signals()
     printer = Printer()
     try:
@@ -74,7 +74,9 @@ def main(given: Sequence[str]) -> int:
             return 0
         baseline = read(asked.baseline)
         run = _run(asked, baseline, printer)
-        code = measure(run, printer, shlex.join(["python", "-m", "bench", "check", *given]))
+        command = shlex.join(["python", "-m", "bench", "check", *given])
+        begun = records.command_of(run.directory) or command
+        code = measure(run, printer, records.provenance(run.directory, begun))
         if code:
             return INTERRUPTED if code == INTERRUPTED else NO_ANSWER
         return EXIT_CODES[_judged(run, baseline, printer)]
@@ -153,6 +155,7 @@ def _run(asked: argparse.Namespace, baseline: Baseline, printer: Printer) -> Run
         return Run(records.new_directory(asked.out), wanted, printer.say, printer.live)
     try:
         options, meta = read_options(asked.resume), _meta(asked.resume)
+        records.check_same_machine(asked.resume)
         run = Run(asked.resume, options, printer.say, printer.live)
     except HarnessError as error:
         raise HarnessError(f"--resume: {error}") from None

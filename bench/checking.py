@@ -109,7 +109,7 @@ async def through_api(
         if place.database_url is not None:
             stored = stored_state.read(place.database_url)
             checked.findings |= _stored_findings(state, stored, brokers)
-    except (HarnessError, TimeoutError, psycopg.Error) as error:
+    except (HarnessError, psycopg.Error) as error:
         checked.not_done = str(error) or type(error).__name__
     return checked
 

@@ -116,12 +116,15 @@ class Session:
 
     async def answer(self, data: bytes, *, again: bool) -> tuple[int, bytes]:
         """Outcome and body; with ``again`` a request that an overloaded service refuses is
-        repeated for a while."""
-        async with asyncio.timeout(PATIENCE_S):
-            outcome, body = await self.send(data)
-            while again and outcome == HTTPStatus.SERVICE_UNAVAILABLE:
-                await asyncio.sleep(RETRY_S)
+        repeated for a while. Raises HarnessError when there is no answer."""
+        try:
+            async with asyncio.timeout(PATIENCE_S):
                 outcome, body = await self.send(data)
+                while again and outcome == HTTPStatus.SERVICE_UNAVAILABLE:
+                    await asyncio.sleep(RETRY_S)
+                    outcome, body = await self.send(data)
+        except TimeoutError:
+            raise HarnessError(f"{_line(data)} was not answered within {PATIENCE_S:g} s") from None
         return outcome, body
 
     async def get(
@@ -147,9 +150,13 @@ class Session:
 def expect(data: bytes, outcome: int, body: bytes, *, expected: int) -> bytes:
     """The body of an answer to a request. Raises HarnessError when it is not the expected one."""
     if outcome != expected:
-        line = data.partition(b" HTTP/")[0].decode()
-        raise HarnessError(f"{line} answered {name(outcome)}: {body[:200].decode()}")
+        raise HarnessError(f"{_line(data)} answered {name(outcome)}: {body[:200].decode()}")
     return body
+
+
+def _line(data: bytes) -> str:
+    """Method and path of a request."""
+    return data.partition(b" HTTP/")[0].decode()
 
 
 async def reset(session: Session) -> None:

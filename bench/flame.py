@@ -162,13 +162,18 @@ class _Looking:
 
 
 def flame_of(label: str, rate: float, stacks: dict[str, int]) -> Flame:
-    """The shares of stacks such as ``outer (file.py:1);inner (other.py:2)``."""
+    """The shares of stacks such as ``outer (file.py:1);inner (other.py:2)``.
+
+    Raises HarnessError when there are none.
+    """
+    looks = sum(stacks.values())
+    if not looks:
+        raise HarnessError(f"{label}: py-spy has not seen it at work at {rate:g} % of B3")
     origins, lines = Counter[str](), Counter[str]()
     for stack, count in stacks.items():
         innermost = stack.rpartition(";")[2]
         origins[origin_of(innermost)] += count
         lines[innermost] += count
-    looks = sum(stacks.values())
     return Flame(
         label,
         rate,

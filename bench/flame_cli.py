@@ -9,6 +9,7 @@ from bench.capacity_cli import CASES
 from bench.flame import Options
 from bench.options import between
 from bench.recording import Kind, Say
+from bench.search import rounded
 
 SHARE = 0.8
 KIND = Kind(
@@ -38,7 +39,7 @@ def options_of(asked: argparse.Namespace) -> Options:
     capacities = recording.capacities(asked)
     return Options(
         cases=list(capacities),
-        rates={case: round(asked.share * found) for case, found in capacities.items()},
+        rates={case: rounded(asked.share * found) for case, found in capacities.items()},
         seed=asked.seed,
         pins=recording.pins_for(asked),
     )

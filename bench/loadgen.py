@@ -380,16 +380,18 @@ class Generator:
         # Sorting all of a busy half second would itself delay requests.
         sample = sorted(self._latest[-PROGRESS_SAMPLE:])
         self._latest.clear()
-        emit(
-            Progress(
-                elapsed_s=time.monotonic() - self.origin_s,
-                sent=self._sent,
-                done=self._done - self._without_target,
-                failed=self._failed,
-                latency_ms_p50=1e3 * sample[len(sample) // 2] if sample else None,
-                latency_ms_p99=1e3 * sample[len(sample) * 99 // 100] if sample else None,
+        # The pipes of the other parts are read at the end only: when full they would stop a part.
+        if self.spec.part == 0:
+            emit(
+                Progress(
+                    elapsed_s=time.monotonic() - self.origin_s,
+                    sent=self._sent,
+                    done=self._done - self._without_target,
+                    failed=self._failed,
+                    latency_ms_p50=1e3 * sample[len(sample) // 2] if sample else None,
+                    latency_ms_p99=1e3 * sample[len(sample) * 99 // 100] if sample else None,
+                )
             )
-        )
         self._next_report = asyncio.get_running_loop().call_later(PROGRESS_EVERY_S, self._report)
 
 

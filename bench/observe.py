@@ -100,6 +100,15 @@ class Seen:
             for name, seconds in after.items()
         }
 
+    def flush_age_ms_max(self) -> float | None:
+        """How long the oldest change has waited for the database since the measured part began.
+
+        The service says itself how long the oldest of the changes that it has written has waited;
+        between two looks that may be more than either of them sees.
+        """
+        looks = [health for at, health in self.health if at >= self.begin_s]
+        return max((max(each.flush_age_ms, each.flush_age_ms_max) for each in looks), default=None)
+
     def flushed_after_s(self) -> float:
         """How long after the schedule all was in the database; infinite if that was not seen."""
         after = [(at, health) for at, health in self.health if at >= self.end_s]

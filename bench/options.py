@@ -23,6 +23,22 @@ class Parser(argparse.ArgumentParser):
         self.exit(self.wrong_usage, f"{message.removeprefix('argument ')}\n")
 
 
+def parsed(made: Parser, given: Sequence[str], *beside_resume: str) -> argparse.Namespace:
+    """What is asked for. With ``--resume`` only these options may be given besides, by name."""
+    asked = made.parse_args(given)
+    if asked.resume is not None:
+        # A default fills only what is not there yet, so what is given differs from None.
+        bare = argparse.Namespace(**dict.fromkeys(vars(asked)))
+        others = [
+            f"--{name.replace('_', '-')}"
+            for name, value in vars(made.parse_args(given, bare)).items()
+            if value is not None and name not in ("resume", *beside_resume)
+        ]
+        if others:
+            made.error(f"--resume: goes on as the run was begun; leave out {', '.join(others)}")
+    return asked
+
+
 def stop_on_signals() -> None:
     """Ctrl-C and SIGTERM both end a run in order, also one that a shell has put in the background,
     where it ignores Ctrl-C unless told otherwise."""
@@ -61,10 +77,11 @@ def pins_of(text: str) -> dict[str, int]:
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     for part in text.split(","):
         role, _, core = part.partition("=")
-        if role not in service.ROLES or not core.isdigit() or int(core) not in cores:
+        known = role in service.ROLES and role not in pins
+        if not known or not core.isdigit() or int(core) not in cores:
             names = ", ".join(map(str, sorted(cores))) or "none on this system"
-            allowed = f"none, or ROLE=CORE,… of {', '.join(service.ROLES)} on the cores {names}"
-            raise _wrong(text, allowed)
+            roles = f"{', '.join(service.ROLES)}, each once,"
+            raise _wrong(text, f"none, or ROLE=CORE,… of {roles} on the cores {names}")
         pins[role] = int(core)
     return pins
 

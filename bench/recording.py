@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from bench import capacity_report, records, service
 from bench.capacity import beside_the_generator
@@ -81,47 +81,59 @@ def record(
 ) -> int:
     """Exit code 0, 1 (a fault was found, or it could not be done) or 130 (interrupted).
 
-    What is over stays, whatever comes after it.
+    What is over stays and can be read, whatever comes after it.
     """
     asked = made.parse_args(given)
     stop_on_signals()
+    command = shlex.join(["python", "-m", "bench", kind.command, *given])
     try:
         records.check_writable(asked.out)
         options = options_of(asked)
+        conditions = {"layout": kind.layout, "options": options, "limits": list(kind.limits)}
+        begun = records.meta(command, conditions)
         directory = records.new_directory(asked.out)
     except HarnessError as error:
         print(error, file=sys.stderr)
         return 1
-    printer, faults, code = Printer(), list[str](), 0
+    printer, faults, code, partial = Printer(), list[str](), 0, True
     try:
+        _write_meta(directory, begun, faults, partial=True)
         with beside_the_generator(pins_for(asked)):
             faults.extend(work(options, directory, printer.say))
+        partial = False
     except HarnessError as error:
         print(error, file=sys.stderr)
         code = 1
     except KeyboardInterrupt:
         printer.say(f"interrupted; {kind.kept} until then are kept")
         code = INTERRUPTED
-    conditions = {
-        "layout": kind.layout,
-        "options": options,
-        "partial": code != 0,
-        "void": bool(faults),
-        "faults": faults,
-        "limits": list(kind.limits),
-    }
-    command = shlex.join(["python", "-m", "bench", kind.command, *given])
-    records.write_json(directory / "meta.json", records.meta(command, conditions))
+    finally:
+        # Also when something unexpected is raised, for the faults that were found before it.
+        _write_meta(directory, begun, faults, partial=partial)
     if (directory / kind.file).exists():
-        # Late, because matplotlib takes a second to import.
-        report = importlib.import_module(kind.report)
-        for line in report.write(directory):
-            printer.say(line)
-        report.draw(directory)
+        try:
+            _report(kind, directory, printer)
+        except KeyboardInterrupt:
+            code = INTERRUPTED
         printer.say(f"\nresults in {os.path.relpath(directory)}")
     for fault in faults:
         printer.say(fault, "red")
     return code or int(bool(faults))
+
+
+def _write_meta(
+    directory: Path, begun: dict[str, Any], faults: Sequence[str], *, partial: bool
+) -> None:
+    found = {"partial": partial, "void": bool(faults), "faults": faults}
+    records.write_json(directory / "meta.json", begun | found)
+
+
+def _report(kind: Kind, directory: Path, printer: Printer) -> None:
+    # Late, because matplotlib takes a second to import.
+    report = importlib.import_module(kind.report)
+    for line in report.write(directory):
+        printer.say(line)
+    report.draw(directory)
 
 
 # ---- the capacity from which a load is taken ----

@@ -45,6 +45,9 @@ _PACKAGES = (
     "uvloop",
 )
 
+# What a run that goes on later must not forget.
+_OF_THE_START = ("git", "machine", "python", "packages")
+
 LIMITS = (
     "Service, database and load generator share one machine; they take CPU from each other.",
     "All connections are local: no network, no TLS.",
@@ -133,6 +136,52 @@ def meta(command: str, conditions: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def provenance(directory: Path, command: str) -> dict[str, Any]:
+    """``meta`` of a run that may go on later: that of its start, and of each resume what differs.
+
+    Ask once for each time that it is worked on.
+    """
+    now, begun = meta(command, {}), _begun(directory)
+    if not begun:
+        return now
+    start = {name: begun[name] for name in _OF_THE_START if name in begun}
+    differs = {name: now[name] for name in _OF_THE_START if now[name] != begun.get(name)}
+    again = {"at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", **differs}
+    return now | start | {"resumes": [*_resumes(begun), again]}
+
+
+def check_same_machine(directory: Path) -> None:
+    """Raise HarnessError unless a run was begun on a machine such as this one."""
+    begun, here = _begun(directory).get("machine"), machine()
+    if begun is not None and any(begun[fact] != here[fact] for fact in ("cpu", "cores")):
+        raise HarnessError(
+            f"{directory}: was begun on {begun['cores']} cores of {begun['cpu']}, here are "
+            f"{here['cores']} of {here['cpu']}; go on there, or begin a new run"
+        )
+
+
+def resume_lines(meta: dict[str, Any]) -> list[str]:
+    """When a run went on, and what was not as at its start; items of Markdown."""
+    return [
+        f"- Resumed: {'; '.join(_different(name, value) for name, value in each.items())}."
+        for each in _resumes(meta)
+    ]
+
+
+def _different(name: str, value: Any) -> str:
+    match value:
+        case dict():
+            return f"{name}: {', '.join(f'{key} {each}' for key, each in value.items())}"
+        case _:
+            return f"{name} {value}"
+
+
+def _resumes(meta: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each time that a run went on; before 2026-11-28 only the commit of the last was kept."""
+    older = [{"git": meta["resumed_at"]}] if "resumed_at" in meta else []
+    return [*older, *meta.get("resumes", [])]
+
+
 def doubts(meta: dict[str, Any]) -> list[str]:
     """What a report says of a run that is not all it should be; paragraphs of Markdown."""
     said = {"partial": "**Not complete.**", "void": "**VOID: an audit failed.**"}
@@ -174,17 +223,16 @@ def command_of(directory: Path) -> str | None:
     return _said(directory, "command")
 
 
-def revision_of(directory: Path) -> str | None:
-    """The commit at which a run was begun; None when nothing is written of it yet."""
-    return _said(directory, "git")
-
-
 def _said(directory: Path, name: str) -> str | None:
+    return _begun(directory).get(name)
+
+
+def _begun(directory: Path) -> dict[str, Any]:
+    """What meta.json says; nothing when there is none that can be read."""
     try:
-        meta = msgspec.json.decode((directory / "meta.json").read_bytes(), type=dict[str, Any])
+        return msgspec.json.decode((directory / "meta.json").read_bytes(), type=dict[str, Any])
     except (OSError, msgspec.MsgspecError):
-        return None
-    return meta.get(name)
+        return {}
 
 
 def read_lines(

@@ -4,13 +4,23 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from bench import capacity, capacity_cli, records, service, trials
 from bench.cli import VERSIONS
 from bench.exchange_client import HarnessError
-from bench.options import INTERRUPTED, SEED_MAX, Parser, between, one_of, pins_of, stop_on_signals
+from bench.options import (
+    INTERRUPTED,
+    SEED_MAX,
+    Parser,
+    between,
+    one_of,
+    parsed,
+    pins_of,
+    stop_on_signals,
+)
 from bench.report import Printer
 from bench.sensitivity import LAYOUT, MODE, Options, expected_s
 from bench.traffic import B3, PROFILES
@@ -45,14 +55,15 @@ def parser() -> Parser:
 def main(given: Sequence[str]) -> int:
     """Exit code 0, 1 (void, or could not be done), 2 (usage) or 130 (interrupted)."""
     made = parser()
-    asked = made.parse_args(given)
+    asked = parsed(made, given)
     if len(set(asked.version)) < 2:
         made.error("--version: an order needs two cases at least")
     stop_on_signals()
     command = shlex.join(["python", "-m", "bench", "sensitivity", *given])
     try:
         directory, options = _resumed(asked.resume) if asked.resume else _new(asked)
-        return measure(directory, options, Printer(), command)
+        begun = records.command_of(directory) or command
+        return measure(directory, options, Printer(), begun)
     except HarnessError as error:
         print(error, file=sys.stderr)
         return 1
@@ -63,12 +74,13 @@ def measure(directory: Path, options: Options, printer: Printer, command: str) -
 
     Raises HarnessError, for instance when a capacity run that is to go on is void.
     """
-    _write_meta(directory, options, command, partial=True)
+    begun = records.provenance(directory, command)
+    _write_meta(directory, options, begun, partial=True)
     try:
         code = _complete(directory, options, printer, command)
     except KeyboardInterrupt:
         code = INTERRUPTED
-    _write_meta(directory, options, command, partial=code != 0)
+    _write_meta(directory, options, begun, partial=code != 0)
     # Late, because matplotlib takes a second to import.
     from bench import sensitivity_charts, sensitivity_report  # noqa: PLC0415
 
@@ -93,7 +105,8 @@ def _complete(directory: Path, options: Options, printer: Printer, command: str)
             f"\nprofile {profile}: {options.profiles.index(profile) + 1} of {len(options.profiles)}"
         )
         run = _run(directory / profile, options.of_profile(profile), printer, after_s)
-        code = capacity_cli.measure(run, printer, command, resume)
+        begun = records.provenance(run.directory, command)
+        code = capacity_cli.measure(run, printer, begun, resume)
         if code:
             return code
     return 0
@@ -130,10 +143,14 @@ def _new(asked: argparse.Namespace) -> tuple[Path, Options]:
 
 
 def _resumed(directory: Path) -> tuple[Path, Options]:
-    return directory, records.read_options(directory, LAYOUT, Options)
+    options = records.read_options(directory, LAYOUT, Options)
+    records.check_same_machine(directory)
+    return directory, options
 
 
-def _write_meta(directory: Path, options: Options, command: str, *, partial: bool) -> None:
+def _write_meta(
+    directory: Path, options: Options, begun: Mapping[str, Any], *, partial: bool
+) -> None:
     runs = [directory / each for each in options.profiles]
     done = [trials.read(run) for run in runs if (run / trials.FILE).exists()]
     conditions = {
@@ -143,4 +160,4 @@ def _write_meta(directory: Path, options: Options, command: str, *, partial: boo
         "partial": partial,
         "void": any(one.faults for each in done for one in each),
     }
-    records.write_json(directory / "meta.json", records.meta(command, conditions))
+    records.write_json(directory / "meta.json", {**begun, **conditions})

@@ -117,6 +117,7 @@ def markdown(meta: dict[str, Any], sensitivity: Sensitivity) -> str:
         "Limits:",
         "",
         *(f"- {limit}" for limit in meta["limits"]),
+        *records.resume_lines(meta),
         "",
         "How to read it:",
         "",

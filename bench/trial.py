@@ -175,7 +175,7 @@ def _summary(plan: Plan, load: Load, samples: Samples, checked: Audit) -> Summar
         generator=health,
         generator_limits=health.limits(),
         warnings=health.warnings(),
-        flush_age_ms_max=max((entry.flush_age_ms for entry in flush), default=None),
+        flush_age_ms_max=load.seen.flush_age_ms_max(),
         flush_pending_max=max((entry.flush_pending for entry in flush), default=None),
         cpu_us_per_request=load.cpu_us_per_request(),
     )

@@ -127,8 +127,7 @@ def record(
     samples, seen = load.samples, load.seen
     measured = samples.measured
     health = figures.generator_health(measured, load.finished, setting.duration_s)
-    looks = [each for at, each in seen.health if at >= seen.begin_s]
-    flush_age_ms = max((max(h.flush_age_ms, h.flush_age_ms_max) for h in looks), default=None)
+    flush_age_ms = seen.flush_age_ms_max()
     stability = verdict.stability(
         samples,
         setting.offered_per_s,
@@ -138,7 +137,7 @@ def record(
     )
     invalid = verdict.invalid_reasons(health, setting.offered_per_s, trusted_per_s)
     # Without an answer nobody knows how far behind the database was.
-    unseen = [] if looks else ["no answer to /health"]
+    unseen = ["no answer to /health"] if flush_age_ms is None else []
     reasons = [*unseen, *stability.reasons(steady)]
     total = len(measured.kind)
     over, over_tight = (verdict.over_limit(samples, ms) for ms in (LIMIT_MS, TIGHT_LIMIT_MS))
@@ -163,6 +162,7 @@ def record(
         cpu_share=load.cpu_share,
         paces=load.paces,
         **_beside(seen, load.finished.sent),
+        database=_database(seen, health.requests_per_s),
         flush_age_ms_max=flush_age_ms,
         backlog=[round(each, 1) for each in verdict.in_flight(samples, series_s).tolist()],
         checks=list(audit.findings),
@@ -185,7 +185,6 @@ def _beside(seen: observe.Seen, sent: int) -> dict[str, Any]:
         / max(sent, 1),
         "pool_waiting_max": max(health.pool_waiting for health in looks),
         "transaction_retries": last.transaction_retries,
-        "database": _database(seen, sent),
         "log": _log(seen),
     }
 
@@ -207,14 +206,18 @@ def _percentiles(
     return [percentile(ordered, share) for share in shares]
 
 
-def _database(seen: observe.Seen, sent: int) -> Database | None:
-    if len(seen.counters) < 2:
+def _database(seen: observe.Seen, requests_per_s: float) -> Database | None:
+    """Of the measured part: before and after it the database has nothing, or less, to do."""
+    looks = [(at, each) for at, each in seen.counters if seen.begin_s <= at <= seen.end_s]
+    if len(looks) < 2:
         return None
-    (begun_s, first), (ended_s, last) = seen.counters[0], seen.counters[-1]
+    (begun_s, first), (ended_s, last) = looks[0], looks[-1]
+    length_s = ended_s - begun_s
     return Database(
-        commits_per_s=(last.commits - first.commits) / (ended_s - begun_s),
-        fsyncs_per_s=(last.wal_fsyncs - first.wal_fsyncs) / (ended_s - begun_s),
-        wal_bytes_per_request=(last.wal_bytes - first.wal_bytes) / max(sent, 1),
+        commits_per_s=(last.commits - first.commits) / length_s,
+        fsyncs_per_s=(last.wal_fsyncs - first.wal_fsyncs) / length_s,
+        wal_bytes_per_request=(last.wal_bytes - first.wal_bytes)
+        / max(requests_per_s * length_s, 1.0),
         busy=observe.waits(seen),
     )
 

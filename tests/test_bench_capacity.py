@@ -86,7 +86,10 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
         (["--trial-seconds", "0.5"], "--trial-seconds", "1 to 3600"),
         (["--trial-seconds", "nan"], "--trial-seconds", "1 to 3600"),
         (["--pins", "service=x"], "--pins", "service, generator, postgres"),
+        (["--pins", "service=0,service=0"], "--pins", "each once"),
         (["--resume", "x", "--mode", "quick", "--trial-seconds", "2"], "--resume", "--mode"),
+        (["--resume", "x", "--mode", "default"], "--resume", "leave out --mode"),
+        (["--resume", "x", "--repeats", "2", "--seed", "1"], "--resume", "leave out --seed"),
     ],
 )
 def test_wrong_usage_is_one_line_that_names_the_option(

@@ -155,6 +155,7 @@ async def load(
     drain_s: float = 1.0,
     connections: int | None = None,
     ahead_s: float = 0.05,
+    part: int = 0,
 ) -> tuple[Samples, Finished, loadgen.Generator]:
     """One second of load in this process, ``ahead_s`` from now; the requests as they went."""
     spec = Spec(
@@ -172,6 +173,8 @@ async def load(
         core=None,
         output=str(output / "run.npz"),
         connections=connections,
+        part=part,
+        parts=part + 1,
     )
     tape = spec.tape()
     start = Started(time.monotonic() + ahead_s, time.time() + ahead_s)
@@ -345,6 +348,17 @@ async def test_fewer_connections_than_asked_for_are_the_limit_of_the_generator(
     assert (generator.pool.limit, fewer.connections_exhausted) == (4, True)
 
 
+@pytest.mark.parametrize(("part", "reports"), [(0, True), (1, False)])
+async def test_only_the_first_of_several_generators_reports_on_its_way(
+    part: int, reports: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emitted: list[loadgen.Event] = []
+    monkeypatch.setattr(loadgen, "emit", emitted.append)
+    async with served(exchange()) as address:
+        await load(address, tmp_path, part=part)
+    assert bool(emitted) is reports
+
+
 async def test_a_price_before_the_first_trade_is_no_error(tmp_path: Path) -> None:
     missing = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
     async with served(exchange(other_reply=missing)) as address:
@@ -409,3 +423,21 @@ def test_seed_orders_that_are_too_much_at_once_are_sent_again(
         return
     assert uvloop.run(run()) == len(set(came)) == len(seeds.broker)
     assert len(came) > len(seeds.broker)
+
+
+def test_a_request_that_nobody_answers_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange_client, "PATIENCE_S", 0.1)
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(1024):
+            pass
+        writer.close()
+
+    async def run() -> None:
+        async with await asyncio.start_server(listen, "127.0.0.1") as server:
+            address = Address(*server.sockets[0].getsockname())
+            async with Session(Target(address, "x", "admin")) as session:
+                await session.health()
+
+    with pytest.raises(HarnessError, match=r"GET /health was not answered within 0\.1 s"):
+        uvloop.run(run())

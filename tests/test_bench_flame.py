@@ -2,6 +2,7 @@
 
 import os
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import msgspec
@@ -44,6 +45,22 @@ def test_shares_are_those_of_the_innermost_frames() -> None:
     headers, rows = flame.shares_table([found])
     assert headers == ("time spent in", "v3 at 800 %")
     assert rows[0] == ("event loop and kernel", "60.0%")
+
+
+def test_a_case_that_was_never_seen_at_work_has_no_shares() -> None:
+    with pytest.raises(HarnessError, match=r"v3: py-spy has not seen it at work at 0\.8 %"):
+        flame_of("v3", 0.8, {})
+
+
+@pytest.mark.parametrize(
+    ("share", "capacity", "rate"), [(0.01, 1.0, 0.01), (0.8, 1499.0, 1199.0), (0.5, 1.5, 0.75)]
+)
+def test_the_rate_is_the_share_in_four_digits(
+    share: float, capacity: float, rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flame, "py_spy", lambda: "py-spy")
+    asked = Namespace(version=["v1"], capacity=[("v1", capacity)], share=share, seed=1, pins={})
+    assert flame_cli.options_of(asked).rates == {"v1": rate}
 
 
 def test_without_py_spy_the_reply_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -446,6 +446,8 @@ def test_a_baseline_that_cannot_be_used_is_one_line(
     [
         (["--pins", "service=x"], "--pins"),
         (["--renew", "a", "--resume", "b"], "--resume"),
+        (["--resume", "a", "--pins", "none"], "leave out --pins"),
+        (["--resume", "a", "--out", "b"], "leave out --out"),
         (["--renew"], "--renew"),
         (["--what"], "--what"),
     ],

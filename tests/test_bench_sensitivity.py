@@ -261,6 +261,10 @@ def test_a_run_whose_audit_has_failed_does_not_go_on(
         (["--profile", "calm"], "--profile", "average, concentration, peak"),
         (["--seed", "-1"], "--seed", "0 to"),
         (["--pins", "service=x"], "--pins", "service, generator, postgres"),
+        (["--resume", "x", "--version", "v1", "v2"], "--resume", "leave out --version"),
+        (["--resume", "x", "--profile", "peak"], "--resume", "leave out --profile"),
+        (["--resume", "x", "--seed", "1"], "--resume", "leave out --seed"),
+        (["--resume", "x", "--pins", "none"], "--resume", "leave out --pins"),
     ],
 )
 def test_wrong_usage_is_one_line_that_names_the_option(

@@ -1,19 +1,21 @@
 """The rules that decide a trial, on data whose answer is known."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
-from bench_records import HEALTHY
+from bench_records import HEALTHY, a_trial
 from msgspec import structs
 
-from bench import traffic, trials, verdict
+from bench import capacity, traffic, trial, trials, verdict
 from bench.checking import Audit
 from bench.figures import Samples
 from bench.load import Load
 from bench.loadgen import Finished, Started
-from bench.observe import Seen
+from bench.observe import Counters, Seen
 from bench.traffic import Floats, Kind
 from bench.trials import Record, Setting
 from bench.verdict import Stability, Verdict, at_most_one_percent, growth_bound, stability
@@ -259,12 +261,31 @@ def test_a_starved_generator_makes_a_trial_invalid_and_not_a_failure() -> None:
     assert "null server" in reasons(500.0, send_lag_ms_p99=2.5, queued_share=0.05)[0]
 
 
-def recorded(health: list[tuple[float, Health]]) -> Record:
-    """A trial in which all went well but what is given here of /health."""
+@pytest.mark.parametrize(
+    ("changes", "lag_ms", "trusted_per_s"),
+    [
+        ({}, 0.5, 9000.0),
+        ({}, 2.5, RATE),
+        ({}, None, RATE),
+        ({"verdict": Verdict.FAIL}, 0.5, RATE),
+        ({"verdict": Verdict.INVALID}, 0.5, RATE),
+        ({"case": "v3"}, 0.5, RATE),
+    ],
+)
+def test_only_a_passed_trial_of_the_null_server_with_send_lag_shows_a_generator_in_time(
+    changes: dict[str, Any], lag_ms: float | None, trusted_per_s: float
+) -> None:
+    health = structs.replace(HEALTHY, send_lag_ms_p99=lag_ms)
+    slower = a_trial(case="null", offered_per_s=RATE)
+    faster = a_trial(**({"case": "null", "offered_per_s": 9000.0, "generator": health} | changes))
+    assert capacity.trusted_per_s([slower, faster]) == trusted_per_s
+
+
+def loaded(seen: Seen) -> Load:
+    """A load that was answered in a millisecond, and this beside it."""
     given = samples(np.full(len(arrivals()), 0.001), arrivals())
-    sent = len(given.measured.kind)
     finished = Finished(
-        sent=sent,
+        sent=len(given.measured.kind),
         cpu_s=4.0,
         cpu_share=0.4,
         wall_s=DURATION_S,
@@ -276,11 +297,18 @@ def recorded(health: list[tuple[float, Health]]) -> Record:
         nice=-10,
         realtime=True,
     )
-    seen = Seen(health=health, begin_s=100.0, end_s=100.0 + DURATION_S)
     ids, none_left = [""] * len(given.kind), np.full(len(given.kind), -1)
-    load = Load(given, ids, none_left, len(given.kind), Started(98.0, 98.0), finished, seen, {}, {})
+    return Load(given, ids, none_left, len(given.kind), Started(98.0, 98.0), finished, seen, {}, {})
+
+
+def recorded(
+    health: list[tuple[float, Health]], counters: Sequence[tuple[float, Counters]] = ()
+) -> Record:
+    """A trial in which all went well but what is given here of /health and the database."""
+    end_s = 100.0 + DURATION_S
+    seen = Seen(health=health, counters=[*counters], begin_s=100.0, end_s=end_s)
     setting = Setting(1, "v3", 1, "confirm", 100.0, 1, DURATION_S, RATE)
-    return trials.record(setting, load, Audit(), trusted_per_s=10 * RATE, steady=True)
+    return trials.record(setting, loaded(seen), Audit(), trusted_per_s=10 * RATE, steady=True)
 
 
 UNSEEN, NOT_FLUSHED = "no answer to /health", "not seen to be flushed after the last arrival"
@@ -304,3 +332,25 @@ def test_a_service_that_does_not_say_that_all_is_in_the_database_has_not_passed(
     one = recorded(health)
     assert one.reasons == reasons
     assert one.verdict is (Verdict.FAIL if reasons else Verdict.PASS)
+
+
+def test_both_harnesses_take_the_flush_age_that_the_service_has_seen_itself() -> None:
+    seen = [(99.0, structs.replace(FLUSHED, flush_age_ms=900.0))]
+    seen += [(105.0, structs.replace(FLUSHED, flush_age_ms=20.0, flush_age_ms_max=70.0))]
+    plan = trial.Plan("v3", "average", 1, 100.0, DURATION_S, reads=True)
+    load = loaded(Seen(health=seen, begin_s=100.0, end_s=100.0 + DURATION_S))
+    assert recorded(seen).flush_age_ms_max == 70.0
+    assert trial._summary(plan, load, load.samples, Audit()).flush_age_ms_max == 70.0
+
+
+def test_what_the_database_does_is_that_of_the_measured_part() -> None:
+    idle = [(90.0, Counters(0, 0, 0)), (99.9, Counters(0, 0, 0))]
+    busy = [(101.0, Counters(500, 100, 10**6)), (109.0, Counters(8500, 900, 9 * 10**6))]
+    after = [(115.0, Counters(9000, 950, 10**7))]
+    one = recorded([], [*idle, *busy, *after])
+    assert one.database is not None
+    assert (one.database.commits_per_s, one.database.fsyncs_per_s) == (1000.0, 100.0)
+    assert one.database.wal_bytes_per_request == pytest.approx(
+        8e6 / (8.0 * one.generator.requests_per_s)
+    )
+    assert recorded([], [*idle, busy[0], *after]).database is None

@@ -1,0 +1,82 @@
+"""Percentiles, and what is the generator's own fault, on arrays whose answer is known."""
+
+import math
+
+import numpy as np
+import pytest
+from bench_records import HEALTHY
+from msgspec.structs import replace
+
+from bench import outcomes
+from bench.figures import STARVED_MAX, Samples, generator_health, percentile
+from bench.loadgen import SENT_AT_ONCE, WAITED_FOR_CONNECTION, WAITED_FOR_TARGET, Finished
+from bench.traffic import Kind
+
+
+@pytest.mark.parametrize(
+    ("values", "share", "expected"),
+    [
+        ([1.0, 2.0, 3.0], 0.5, 2.0),
+        ([1.0, 2.0, 3.0, 4.0], 0.5, 2.0),
+        ([1.0, 2.0, 3.0, 4.0, 5.0], 0.5, 3.0),
+        ([1.0, 2.0], 0.99, 2.0),
+        ([1.0, 2.0], 0.0, 1.0),
+        ([1.0, 2.0], 1.0, 2.0),
+        ([7.0], 0.5, 7.0),
+        ([1.0, math.inf], 0.5, 1.0),
+        ([1.0, math.inf], 0.51, None),
+        ([], 0.5, None),
+    ],
+)
+def test_a_percentile_is_the_least_value_that_enough_do_not_exceed(
+    values: list[float], share: float, expected: float | None
+) -> None:
+    assert percentile(np.array(values), share) == expected
+
+
+@pytest.mark.parametrize("taken", [{"steal": 0.005}, {"queued_share": 0.005}])
+def test_what_takes_hardly_any_time_excuses_no_late_generator(taken: dict[str, float]) -> None:
+    late = replace(HEALTHY, send_lag_ms_p99=2.5)
+    hardly = replace(late, **taken)
+    assert not hardly.starved
+    assert "send lag" in hardly.limits()[0]
+    assert hardly.warnings() == []
+    starved = replace(late, queued_share=1.1 * STARVED_MAX)
+    assert (starved.starved, starved.limits()) == (True, [])
+
+
+@pytest.mark.parametrize(
+    ("waited", "exhausted", "not_sent"),
+    [
+        (SENT_AT_ONCE, False, 3),
+        (WAITED_FOR_TARGET, True, 0),
+        (WAITED_FOR_CONNECTION, False, 0),
+        (WAITED_FOR_CONNECTION, True, 3),
+    ],
+)
+def test_what_was_never_sent_is_the_generators_fault_if_it_had_no_connection_left_to_open(
+    waited: int, exhausted: bool, not_sent: int
+) -> None:
+    count, never = 3, np.full(3, math.nan)
+    samples = Samples(
+        intended_s=np.arange(count, dtype=float),
+        sent_s=never,
+        done_s=never,
+        kind=np.full(count, Kind.BOOK),
+        outcome=np.full(count, outcomes.TIMEOUT),
+        waited=np.full(count, waited),
+    )
+    finished = Finished(
+        sent=0,
+        cpu_s=0.1,
+        cpu_share=0.1,
+        wall_s=1.0,
+        connections=4,
+        connections_exhausted=exhausted,
+        complete=True,
+        steal=0.0,
+        queued_s=0.0,
+        nice=0,
+        realtime=False,
+    )
+    assert generator_health(samples, finished, 1.0).not_sent == not_sent
