@@ -49,13 +49,13 @@ class Finding(msgspec.Struct, frozen=True):
     """One case. Rates are percent of B3, requests/s that much of the profile.
 
     ``capacity`` runs over the repeats' largest stable rates, ``unstable_from`` over the smallest
-    rates above them that were not stable; ``tight`` and ``tight_unstable_from`` are the same at
-    10 ms, by the trials of the search. A repeat whose search was broken off counts only where no
-    other is. ``of_null`` is the share of the null server's capacity
-    in the same repeat, ``of_null_range`` the same with its range, and ``of_flush``, of a case with
-    a log, that of the case without; none in findings from before 2026-11-27. Staleness, by kind of
-    read the median of the trials' medians and the largest of all, and write-behind age are those at
-    the capacity.
+    rates above them that were not stable or, if ``at_least``, not valid either; ``tight`` and
+    ``tight_unstable_from`` are the same at 10 ms, by the passes and failures of the search. A
+    repeat whose search was broken off counts only where no other is. ``of_null`` is the share of
+    the null server's capacity in the same repeat, ``of_null_range`` the same with its range, and
+    ``of_flush``, of a case with a log, that of the case without; none in findings from before
+    2026-11-27. Staleness, by kind of read the median of the trials' medians and the largest of all,
+    and write-behind age are those at the capacity.
     """
 
     case: str

@@ -95,8 +95,10 @@ def split(votes: Sequence[Vote]) -> tuple[float | None, float | None]:
     """Between which rates any trials, in whatever order they were made, put the limit.
 
     The split that the fewest trials contradict, a pass above it or a failure below it; of several
-    the lowest. None where it lies below or above all rates.
+    the lowest. So something passed at its lower rate and failed at its upper one; None where it
+    lies below or above all rates.
     """
+    votes = [vote for vote in votes if vote.verdict in (Verdict.PASS, Verdict.FAIL)]
     rates = sorted({vote.rate for vote in votes})
     edges: list[float | None] = [None, *rates]
 

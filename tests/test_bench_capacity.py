@@ -256,6 +256,16 @@ def test_a_repeat_in_which_nothing_passed_is_the_least_of_the_range_and_not_left
     assert tight_text(twice) == "< 1000 % (1000–1020)"
 
 
+def test_a_rate_that_only_the_generator_could_not_reach_is_not_called_unstable() -> None:
+    passed = (1, 1000.0, Verdict.PASS, Verdict.PASS)
+    for above, unstable_from in ((Verdict.FAIL, "1020 %"), (Verdict.INVALID, "–")):
+        # Six trials above, because an invalid one is made again three times.
+        finding = searched_in_three_repeats(passed, *[(1, 1020.0, above, above)] * 2)
+        assert finding.at_least == (above is Verdict.INVALID)
+        _, _, row = capacity_table([finding])
+        assert [cell.strip() for cell in row.strip("|").split("|")][2] == unstable_from
+
+
 def test_a_repeat_that_was_broken_off_counts_only_where_no_other_is() -> None:
     passed, failed = Verdict.PASS, Verdict.FAIL
     whole = [(1, 1000.0, passed, passed), (1, 1020.0, failed, failed)]

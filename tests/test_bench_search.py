@@ -5,6 +5,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis_profile import PROPERTY
 
 from bench import verdict
 from bench.figures import Samples
@@ -236,7 +239,36 @@ def test_trials_in_any_order_are_split_where_the_fewest_contradict() -> None:
     assert split(passed) == (300.0, None)
     assert split(failed) == (None, 400.0)
     assert split([]) == (None, None)
-    assert split([*passed, vote(350.0, Verdict.UNDECIDED), *failed]) == (300.0, 350.0)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ([(100.0, PASS), (110.0, UNDECIDED), (120.0, FAIL)], (100.0, 120.0)),
+        ([(100.0, PASS), (110.0, INVALID), (120.0, FAIL)], (100.0, 120.0)),
+        ([(100.0, PASS), (110.0, INVALID)], (100.0, None)),
+        ([(90.0, UNDECIDED), (100.0, FAIL)], (None, 100.0)),
+        ([(100.0, UNDECIDED)], (None, None)),
+    ],
+)
+def test_a_rate_at_which_nothing_passed_or_failed_is_no_end_of_a_split(
+    said: list[tuple[float, Verdict]], expected: tuple[float | None, float | None]
+) -> None:
+    assert split([Vote(rate, verdict) for rate, verdict in said]) == expected
+
+
+@PROPERTY
+@given(
+    st.lists(
+        st.builds(Vote, st.sampled_from([90.0, 100.0, 110.0, 120.0]), st.sampled_from(Verdict)),
+        max_size=12,
+    )
+)
+def test_something_passed_below_a_split_and_failed_above_it(votes: list[Vote]) -> None:
+    low, high = split(votes)
+    said = {(vote.rate, vote.verdict) for vote in votes}
+    assert low is None or (low, PASS) in said
+    assert high is None or (high, FAIL) in said
 
 
 def test_a_service_that_never_passes_has_no_capacity() -> None:
