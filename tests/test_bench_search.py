@@ -144,7 +144,6 @@ PASS, FAIL, UNDECIDED, INVALID = (
     [
         [(PASS, 83), *[(UNDECIDED, 117)] * 4],  # together more than 1 % was late
         [(PASS, 0), (FAIL, 0), (PASS, 0), (FAIL, 0), (UNDECIDED, 100)],  # a backlog, twice
-        [(PASS, 0), (FAIL, 0), *[(INVALID, 0)] * 4],
         [(PASS, 0), (PASS, 0), (FAIL, 0), (FAIL, 0), (FAIL, 0)],
     ],
 )
@@ -172,9 +171,46 @@ def test_a_rate_without_a_majority_is_stable_if_it_passed_more_often_and_was_in_
     assert next_step([*votes, *above], 0.0, 0.05) == Capacity(100.0, 103.0, False, True)
 
 
-def test_a_bound_that_cannot_be_confirmed_is_not_asked_for_again_and_again() -> None:
-    votes = [Vote(100.0, PASS), *[Vote(100.0, INVALID)] * 4, *[Vote(103.0, FAIL)] * 3]
-    assert next_step(votes, 0.0, 0.05) == Capacity(100.0, 103.0, False, confirmed=False)
+@pytest.mark.parametrize(
+    ("valid", "confirmed"),
+    [
+        ([PASS], False),
+        ([PASS, PASS], False),
+        ([PASS, UNDECIDED], False),
+        ([PASS, PASS, FAIL, UNDECIDED], False),
+        ([PASS, PASS, PASS], True),
+        ([PASS, PASS, UNDECIDED, UNDECIDED, UNDECIDED], True),
+    ],
+)
+def test_a_bound_is_confirmed_by_three_valid_trials_that_agree_or_five_and_not_asked_for_forever(
+    valid: list[Verdict], confirmed: bool
+) -> None:
+    lower = [Vote(100.0, verdict) for verdict in (*valid, *[INVALID] * 4)]
+    upper = [Vote(103.0, FAIL)] * 3
+    assert next_step([*lower, *upper], 0.0, 0.05) == Capacity(100.0, 103.0, False, confirmed)
+
+
+@pytest.mark.parametrize(
+    ("valid", "confirmed"),
+    [
+        ([FAIL], False),
+        ([FAIL, FAIL], False),
+        ([PASS, FAIL], False),
+        ([FAIL, FAIL, FAIL], True),
+        ([PASS, FAIL, PASS, FAIL, FAIL], True),
+    ],
+)
+def test_an_upper_bound_is_confirmed_by_the_same_rule(
+    valid: list[Verdict], confirmed: bool
+) -> None:
+    upper = [Vote(103.0, verdict) for verdict in (*valid, *[INVALID] * 4)]
+    lower = [Vote(100.0, PASS)] * 3
+    assert next_step([*lower, *upper], 0.0, 0.05) == Capacity(100.0, 103.0, False, confirmed)
+
+
+def test_an_upper_bound_without_a_valid_trial_needs_no_confirmation() -> None:
+    votes = [*[Vote(100.0, PASS)] * 3, *[Vote(103.0, INVALID)] * 4]
+    assert next_step(votes, 0.0, 0.05) == Capacity(100.0, 103.0, at_least=True, confirmed=True)
 
 
 def test_an_invalid_trial_is_repeated_and_never_counts_as_a_failure() -> None:
