@@ -194,6 +194,32 @@ def test_a_log_is_told_of_where_there_is_one(tmp_path: Path) -> None:
     assert log_lines(found(options, [a_trial(case="v3-wal")]).cases) == []
 
 
+def test_a_log_is_told_of_by_the_mean_of_the_repeats_at_their_capacity() -> None:
+    def at(repeat: int, rate: float, verdict: Verdict, *writes_per_s: float) -> list[Record]:
+        return [
+            a_trial(
+                case="v3-wal",
+                repeat=repeat,
+                rate=rate,
+                verdict=verdict,
+                log=LogWrites(records_per_write=each / 100.0, writes_per_s=each, ms_p50=each / 1e4),
+            )
+            for each in writes_per_s
+        ]
+
+    done = [
+        *at(1, 950.0, Verdict.PASS, 9000.0),
+        *at(1, 1000.0, Verdict.PASS, 1000.0, 2000.0),
+        *at(1, 1000.0, Verdict.UNDECIDED, 9000.0),
+        *at(1, 1020.0, Verdict.FAIL, 9000.0, 9000.0, 9000.0),
+        *at(2, 900.0, Verdict.PASS, 500.0),
+        *at(2, 920.0, Verdict.FAIL, 9000.0, 9000.0, 9000.0),
+        *at(2, 800.0, Verdict.PASS, 9000.0),
+    ]
+    [finding] = found(Options(["v3-wal"], "quick", "average", 1, {}, 2), done).cases
+    assert finding.log == LogWrites(records_per_write=10.0, writes_per_s=1000.0, ms_p50=0.1)
+
+
 def test_shares_compare_what_was_measured_in_the_same_repeat() -> None:
     rates = {"null": (1000.0, 500.0), "v3": (800.0, 450.0), "v3-wal": (600.0, 405.0)}
     options = Options(["v3", "v3-wal"], "quick", "average", 1, {}, 2)
