@@ -25,7 +25,7 @@ from hypothesis_profile import PROPERTY
 from msgspec.structs import replace
 
 from bench import capacity_cli, evenness, records, trials
-from bench.capacity import LAYOUT, Options, Task, mode_of, next_task, search_s
+from bench.capacity import LAYOUT, Options, Task, mode_of, next_task, search_s, trusted_per_s
 from bench.capacity_cli import main, read_options
 from bench.capacity_report import (
     capacity_table,
@@ -292,6 +292,15 @@ def test_a_rate_that_only_the_generator_could_not_reach_is_not_called_unstable()
         assert [cell.strip() for cell in row.strip("|").split("|")][2] == unstable_from
 
 
+def test_a_capacity_is_at_least_so_much_where_one_repeat_could_not_see_its_end() -> None:
+    passed, failed, invalid = Verdict.PASS, Verdict.FAIL, Verdict.INVALID
+    seen = [(1, 1000.0, passed, passed), (1, 1020.0, failed, failed)]
+    unseen = [(2, 1000.0, passed, passed), *[(2, 1020.0, invalid, invalid)] * 2]
+    assert not searched_in_three_repeats(*seen).at_least
+    both = searched_in_three_repeats(*seen, *unseen)
+    assert (both.repeats, both.at_least, capacity_text(both)) == (2, True, "≥ 1000 %")
+
+
 def test_a_repeat_that_was_broken_off_counts_only_where_no_other_is() -> None:
     passed, failed = Verdict.PASS, Verdict.FAIL
     whole = [(1, 1000.0, passed, passed), (1, 1020.0, failed, failed)]
@@ -429,6 +438,20 @@ def test_a_point_that_is_never_valid_is_given_up() -> None:
         verdict = Verdict.INVALID if task.rate == 25.0 else Verdict.PASS
         done.append(a_trial(purpose=task.purpose, rate=task.rate, verdict=verdict))
     assert [one.rate for one in done] == [25.0] * 4 + [50.0]
+
+
+def test_the_generator_is_trusted_as_far_as_it_was_in_time_with_the_null_server() -> None:
+    in_time = a_trial().generator
+    late = replace(in_time, send_lag_ms_p99=2.5)
+    assert (in_time.late, late.late) == (False, True)
+    done = [
+        a_trial(case="null", offered_per_s=1000.0, generator=in_time),
+        a_trial(case="null", offered_per_s=3000.0, generator=in_time),
+        a_trial(case="null", offered_per_s=8000.0, generator=late),
+        a_trial(case="v3", offered_per_s=5000.0, generator=in_time),
+    ]
+    assert trusted_per_s(done) == 3000.0
+    assert trusted_per_s(done[2:]) == 0.0
 
 
 def test_trials_are_as_long_as_was_asked_for() -> None:

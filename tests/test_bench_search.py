@@ -11,7 +11,7 @@ from hypothesis_profile import PROPERTY
 
 from bench import verdict
 from bench.figures import Samples
-from bench.search import Capacity, Probe, Vote, next_step, split
+from bench.search import Capacity, Probe, Vote, bounds, next_step, split
 from bench.traffic import Floats, Kind
 from bench.verdict import Verdict, stability
 
@@ -291,6 +291,13 @@ def test_a_rate_at_which_nothing_passed_or_failed_is_no_end_of_a_split(
     said: list[tuple[float, Verdict]], expected: tuple[float | None, float | None]
 ) -> None:
     assert split([Vote(rate, verdict) for rate, verdict in said]) == expected
+
+
+def test_what_passed_above_a_rate_that_failed_is_no_lower_bound() -> None:
+    said = [(120.0, PASS), (100.0, FAIL), (96.0, PASS)]
+    votes = [Vote(rate, verdict) for rate, verdict in said for _ in range(3)]
+    assert bounds(votes) == (96.0, 100.0)
+    assert bounds(votes[:6]) == (None, 100.0)
 
 
 @PROPERTY

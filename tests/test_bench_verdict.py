@@ -259,9 +259,11 @@ def test_a_starved_generator_makes_a_trial_invalid_and_not_a_failure() -> None:
     assert "null server" in reasons(500.0, send_lag_ms_p99=2.5, queued_share=0.05)[0]
 
 
-def recorded(health: list[tuple[float, Health]]) -> Record:
-    """A trial in which all went well but what is given here of /health."""
-    given = samples(np.full(len(arrivals()), 0.001), arrivals())
+def recorded(health: list[tuple[float, Health]], slow_s: float = 0.001) -> Record:
+    """A trial in which all went well but what is given here of /health, and of a twentieth."""
+    intended_s = arrivals()
+    slow = np.random.default_rng(6).random(len(intended_s)) < 0.05
+    given = samples(np.where(slow, slow_s, 0.001), intended_s)
     sent = len(given.measured.kind)
     finished = Finished(
         sent=sent,
@@ -304,3 +306,26 @@ def test_a_service_that_does_not_say_that_all_is_in_the_database_has_not_passed(
     one = recorded(health)
     assert one.reasons == reasons
     assert one.verdict is (Verdict.FAIL if reasons else Verdict.PASS)
+
+
+def test_a_trial_counts_what_was_later_than_each_limit_and_is_judged_by_both() -> None:
+    quick, slower, late = (
+        recorded([(105.0, FLUSHED), (110.1, FLUSHED)], slow_s) for slow_s in (0.009, 0.011, 0.051)
+    )
+    assert (quick.over, quick.over_tight) == (0, 0)
+    assert slower.over == 0
+    assert slower.over_tight == late.over_tight == late.over > 0.04 * late.total
+    verdicts = [(one.verdict, one.verdict_tight) for one in (quick, slower, late)]
+    passed, failed = Verdict.PASS, Verdict.FAIL
+    assert verdicts == [(passed, passed), (passed, failed), (failed, failed)]
+
+
+@pytest.mark.parametrize("name", ["flush_age_ms", "flush_age_ms_max"])
+def test_what_has_waited_is_known_at_each_look_and_by_the_service_between_them(name: str) -> None:
+    waited = structs.replace(FLUSHED, **{name: 1200.0})
+    one = recorded([(99.0, FLUSHED), (105.0, waited), (110.1, FLUSHED)])
+    assert one.flush_age_ms_max == 1200.0
+    assert one.verdict is Verdict.FAIL
+    assert "waited" in one.reasons[0]
+    before = recorded([(99.0, waited), (105.0, FLUSHED), (110.1, FLUSHED)])
+    assert before.flush_age_ms_max == 0.0
