@@ -88,7 +88,8 @@ def capacity_table(cases: Sequence[Finding]) -> list[str]:
         (
             each.case,
             capacity_text(each),
-            _range_text(each.unstable_from),
+            # Where the service was not the limit, no rate is known at which it is unstable.
+            "–" if each.at_least else _range_text(each.unstable_from),
             tight_text(each),
             "–" if each.requests_per_s is None else f"{each.requests_per_s:,.0f}",
             _share_text(each),

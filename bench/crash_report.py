@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -36,6 +37,12 @@ _HEADERS = (
 def read(directory: Path) -> list[Crash]:
     """All cycles of a run. Raises HarnessError when it is none, or not whole."""
     return records.read_lines(directory, LAYOUT, Options, FILE, Crash)
+
+
+def faults(directory: Path) -> list[str]:
+    """What must not be in a run, each behind its case. Raises HarnessError."""
+    meta = records.read_json(directory / "meta.json", dict[str, Any])
+    return [str(fault) for fault in meta.get("faults", [])]
 
 
 def by_case(crashes: Sequence[Crash]) -> dict[str, list[Crash]]:

@@ -49,13 +49,13 @@ class Finding(msgspec.Struct, frozen=True):
     """One case. Rates are percent of B3, requests/s that much of the profile.
 
     ``capacity`` runs over the repeats' largest stable rates, ``unstable_from`` over the smallest
-    rates above them that were not stable; ``tight`` and ``tight_unstable_from`` are the same at
-    10 ms, by the trials of the search. A repeat whose search was broken off counts only where no
-    other is. ``of_null`` is the share of the null server's capacity
-    in the same repeat, ``of_null_range`` the same with its range, and ``of_flush``, of a case with
-    a log, that of the case without; none in findings from before 2026-11-27. Staleness, by kind of
-    read the median of the trials' medians and the largest of all, and write-behind age are those at
-    the capacity.
+    rates above them that were not stable or, if ``at_least``, not valid either; ``tight`` and
+    ``tight_unstable_from`` are the same at 10 ms, by the passes and failures of the search. A
+    repeat whose search was broken off counts only where no other is. ``of_null`` is the share of
+    the null server's capacity in the same repeat, ``of_null_range`` the same with its range, and
+    ``of_flush``, of a case with a log, that of the case without; none in findings from before
+    2026-11-27. Staleness, by kind of read the median of the trials' medians and the largest of all,
+    write-behind age and what the log did, the mean by repeat, are those at the capacity.
     """
 
     case: str
@@ -122,7 +122,6 @@ def _finding(options: Options, records: Sequence[Record], case: str) -> Finding:
     per_percent = PROFILES[options.profile].requests_per_s / 100.0
     by_repeat = _at_knee(own, dict(zip(repeats, results, strict=True)))
     at_knee = [one for trials in by_repeat for one in trials]
-    last = at_knee[-1] if at_knee else None
     return Finding(
         case=case,
         repeats=len(repeats),
@@ -140,8 +139,8 @@ def _finding(options: Options, records: Sequence[Record], case: str) -> Finding:
         staleness_ms=_staleness_ms([one.staleness_ms for one in at_knee]),
         flush_age_ms_max=_most([one.flush_age_ms_max for one in at_knee]),
         changes_per_flush=_median([one.changes_per_flush for one in at_knee]),
-        limit=None if last is None else bottleneck(case, _knee(options, case, by_repeat)),
-        log=None if last is None else last.log,
+        limit=bottleneck(case, _knee(options, case, by_repeat)) if at_knee else None,
+        log=_log(by_repeat),
         of_null_range=of_null,
         of_flush=of_flush,
     )
@@ -207,16 +206,25 @@ def _at_knee(own: Sequence[Record], results: Mapping[int, Capacity]) -> list[lis
 
 def _mean_of(by_repeat: Sequence[Sequence[Record]], figures: str) -> dict[str, float]:
     """The mean of each figure, in which each repeat counts once however many trials it has."""
-    return mean_of([mean_of([getattr(one, figures) for one in trials]) for trials in by_repeat])
+    return _mean([[getattr(one, figures) for one in trials] for trials in by_repeat])
+
+
+def _mean(by_repeat: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, float]:
+    return mean_of([mean_of(trials) for trials in by_repeat])
+
+
+def _log(by_repeat: Sequence[Sequence[Record]]) -> LogWrites | None:
+    """The mean of what the log did, likewise."""
+    means = _mean(
+        [[msgspec.structs.asdict(one.log) for one in trials if one.log] for trials in by_repeat]
+    )
+    return LogWrites(**means) if means else None
 
 
 def _knee(options: Options, case: str, by_repeat: Sequence[Sequence[Record]]) -> Knee:
     pins, processes = options.pins, Case.of(case).processes if case != NULL.label else 1
     at_knee = [one for trials in by_repeat for one in trials]
-    busy = [
-        mean_of([one.database.busy if one.database else {} for one in trials])
-        for trials in by_repeat
-    ]
+    busy = [[one.database.busy if one.database else {} for one in trials] for trials in by_repeat]
     return Knee(
         rate=statistics.median(
             statistics.median(one.rate for one in trials) for trials in by_repeat
@@ -225,7 +233,7 @@ def _knee(options: Options, case: str, by_repeat: Sequence[Sequence[Record]]) ->
         service_cores=1.0 if "service" in pins else float(processes),
         database_cores=1.0,
         shares_generator=bool(pins) and pins.get("generator") == pins.get("postgres"),
-        busy=mean_of(busy),
+        busy=_mean(busy),
         loop_lag_ms_p99=_median([one.loop_lag_ms_p99 for one in at_knee]),
         pool_wait_ms_per_request=statistics.fmean(one.pool_wait_ms_per_request for one in at_knee),
     )

@@ -31,17 +31,26 @@ _HEADERS = (
 
 
 class Mode(NamedTuple):
-    """A case with its promise, killed in one run. Without a capacity half of it is not known."""
+    """A case with its promise, killed in one run. Without a capacity half of it is not known.
+
+    ``faults`` are what the case must not do and has done there.
+    """
 
     case: str
     carried: Finding | None
     crashes: Sequence[Crash]
     run: Path
+    faults: Sequence[str] = ()
 
     @property
     def lost(self) -> list[int]:
         """Acknowledged orders, by crash."""
         return [each.lost for each in self.crashes]
+
+    @property
+    def verdict(self) -> str:
+        """What stands behind its figures: nothing where it is as it must be."""
+        return ", FAILED" if self.faults else ""
 
 
 def modes(carried: Sequence[Finding], crashed: Mapping[Path, Sequence[Crash]]) -> list[Mode]:
@@ -59,12 +68,18 @@ def modes(carried: Sequence[Finding], crashed: Mapping[Path, Sequence[Crash]]) -
 def of_runs(published: Path, crashed: Sequence[Path]) -> list[Mode]:
     """Those of a published search and of runs of crashes, oldest first. Raises HarnessError."""
     crashes = {run: crash_report.read(run) for run in crashed}
-    return modes(capacity_report.read(published).cases, crashes)
+    known = modes(capacity_report.read(published).cases, crashes)
+    return [mode._replace(faults=_faults(mode)) for mode in known]
+
+
+def _faults(mode: Mode) -> list[str]:
+    return [fault for fault in crash_report.faults(mode.run) if fault.startswith(f"{mode.case}: ")]
 
 
 def lines_of(known: Sequence[Mode]) -> list[str]:
-    """The table."""
-    return table(_HEADERS, [_row(mode) for mode in known])
+    """The table, and what must not be."""
+    faults = [f"- FAILED: {fault}" for mode in known for fault in mode.faults]
+    return [*table(_HEADERS, [_row(mode) for mode in known]), *(["", *faults] if faults else [])]
 
 
 def _row(mode: Mode) -> tuple[str, ...]:
@@ -73,7 +88,7 @@ def _row(mode: Mode) -> tuple[str, ...]:
         promise(mode.case),
         "–" if mode.carried is None else capacity_text(mode.carried),
         f"{len(mode.crashes)}, {mode.crashes[0].offered_per_s:,.0f}",
-        f"{statistics.median(mode.lost):g} ({max(mode.lost)})",
+        f"{statistics.median(mode.lost):g} ({max(mode.lost)}){mode.verdict}",
     )
 
 
@@ -98,7 +113,7 @@ def chart(known: Sequence[Mode]) -> Figure:
         axes.plot(at, middle, "osD^vP"[number % 6], color=colour, markersize=8)
         aside = next(sides)
         axes.annotate(
-            f"{mode.case}: {at:.0f} %, {middle:g} lost\n{promise(mode.case)}",
+            f"{mode.case}: {at:.0f} %, {middle:g} lost{mode.verdict}\n{promise(mode.case)}",
             (at, middle),
             xytext=(aside, 4),  # above the line of the range
             textcoords="offset points",

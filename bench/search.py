@@ -43,7 +43,8 @@ class Capacity:
     """What a search has found: the largest stable rate, and the smallest one that is not.
 
     ``low`` is None when nothing was stable, ``high`` None when nothing tried was unstable.
-    ``at_least`` says that the generator or the machine, not the service, set the upper bound.
+    ``at_least`` says that the generator or the machine, not the service, set the upper bound, which
+    then needs no confirmation.
     """
 
     low: float | None
@@ -74,8 +75,9 @@ def next_step(
         return Capacity(low, high, at_least, confirmed=False)
     wanted = _wanted(by_rate, standing, (low, high), width)
     if wanted is None:
-        alone = any(_valid_count(by_rate, bound) == 1 for bound in (low, high))
-        return Capacity(low, high, at_least, confirmed=not alone)
+        counting = [bound for bound in (low, None if at_least else high) if bound is not None]
+        confirmed = all(_is_confirmed(by_rate[each], standing[each].verdict) for each in counting)
+        return Capacity(low, high, at_least, confirmed)
     rate, purpose = wanted
     low_votes = _valid_count(by_rate, low)
     high_votes = VOTES_NEEDED if at_least and high else _valid_count(by_rate, high)
@@ -95,8 +97,10 @@ def split(votes: Sequence[Vote]) -> tuple[float | None, float | None]:
     """Between which rates any trials, in whatever order they were made, put the limit.
 
     The split that the fewest trials contradict, a pass above it or a failure below it; of several
-    the lowest. None where it lies below or above all rates.
+    the lowest. So something passed at its lower rate and failed at its upper one; None where it
+    lies below or above all rates.
     """
+    votes = [vote for vote in votes if vote.verdict in (Verdict.PASS, Verdict.FAIL)]
     rates = sorted({vote.rate for vote in votes})
     edges: list[float | None] = [None, *rates]
 
@@ -198,6 +202,13 @@ def _standing(trials: Sequence[Vote]) -> _Standing:
     over, total = sum(trial.over for trial in valid), sum(trial.total for trial in valid)
     stable = failed < max(passed, 1) and over <= OVER_SHARE_MAX * total
     return _Standing(Verdict.PASS if stable else Verdict.FAIL, settled=True, exhausted=exhausted)
+
+
+def _is_confirmed(trials: Sequence[Vote], verdict: Verdict) -> bool:
+    """Whether as many valid trials say so as may be asked for, or enough of them agree."""
+    valid = sum(trial.verdict is not Verdict.INVALID for trial in trials)
+    agreeing = sum(trial.verdict is verdict for trial in trials)
+    return valid >= VOTES_MAX or agreeing >= VOTES_NEEDED
 
 
 def _valid_count(by_rate: dict[float, list[Vote]], rate: float | None) -> int:

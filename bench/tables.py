@@ -43,11 +43,14 @@ def newest_of(layout: str, results: Path = DEFAULT_DIRECTORY) -> Path | None:
 
 
 def runs_of(layout: str, results: Path = DEFAULT_DIRECTORY, *, whole: bool = False) -> list[Path]:
-    """All runs of a layout, oldest first; ``whole`` leaves out what was broken off or is void."""
+    """All runs of a layout, oldest first; ``whole`` leaves out what was broken off.
+
+    What has faults stays: left out, a broken promise would not be seen.
+    """
     return [
         run
         for run, conditions in _runs(results)
-        if conditions.get("layout") == layout and (not whole or _is_whole(conditions))
+        if conditions.get("layout") == layout and not (whole and conditions["partial"])
     ]
 
 
@@ -65,14 +68,9 @@ def newest_published(results: Path = DEFAULT_DIRECTORY) -> Path | None:
         and conditions["options"]["repeats"] >= REPEATS_MIN
         and conditions["options"]["profile"] == AVERAGE
         and {"v1", "v2", "v3"} <= set(conditions["options"]["cases"])
-        and _is_whole(conditions)
+        and not (conditions["partial"] or conditions["void"])
     ]
     return published[-1] if published else None
-
-
-def _is_whole(conditions: dict[str, Any]) -> bool:
-    """Neither broken off nor void."""
-    return not (conditions["partial"] or conditions["void"])
 
 
 def _runs(results: Path) -> list[tuple[Path, dict[str, Any]]]:

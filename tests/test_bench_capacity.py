@@ -25,7 +25,7 @@ from hypothesis_profile import PROPERTY
 from msgspec.structs import replace
 
 from bench import capacity_cli, evenness, records, trials
-from bench.capacity import LAYOUT, Options, Task, mode_of, next_task, search_s
+from bench.capacity import LAYOUT, Options, Task, mode_of, next_task, search_s, trusted_per_s
 from bench.capacity_cli import main, read_options
 from bench.capacity_report import (
     capacity_table,
@@ -197,6 +197,32 @@ def test_a_log_is_told_of_where_there_is_one(tmp_path: Path) -> None:
     assert log_lines(found(options, [a_trial(case="v3-wal")]).cases) == []
 
 
+def test_a_log_is_told_of_by_the_mean_of_the_repeats_at_their_capacity() -> None:
+    def at(repeat: int, rate: float, verdict: Verdict, *writes_per_s: float) -> list[Record]:
+        return [
+            a_trial(
+                case="v3-wal",
+                repeat=repeat,
+                rate=rate,
+                verdict=verdict,
+                log=LogWrites(records_per_write=each / 100.0, writes_per_s=each, ms_p50=each / 1e4),
+            )
+            for each in writes_per_s
+        ]
+
+    done = [
+        *at(1, 950.0, Verdict.PASS, 9000.0),
+        *at(1, 1000.0, Verdict.PASS, 1000.0, 2000.0),
+        *at(1, 1000.0, Verdict.UNDECIDED, 9000.0),
+        *at(1, 1020.0, Verdict.FAIL, 9000.0, 9000.0, 9000.0),
+        *at(2, 900.0, Verdict.PASS, 500.0),
+        *at(2, 920.0, Verdict.FAIL, 9000.0, 9000.0, 9000.0),
+        *at(2, 800.0, Verdict.PASS, 9000.0),
+    ]
+    [finding] = found(Options(["v3-wal"], "quick", "average", 1, {}, 2), done).cases
+    assert finding.log == LogWrites(records_per_write=10.0, writes_per_s=1000.0, ms_p50=0.1)
+
+
 def test_shares_compare_what_was_measured_in_the_same_repeat() -> None:
     rates = {"null": (1000.0, 500.0), "v3": (800.0, 450.0), "v3-wal": (600.0, 405.0)}
     options = Options(["v3", "v3-wal"], "quick", "average", 1, {}, 2)
@@ -257,6 +283,25 @@ def test_a_repeat_in_which_nothing_passed_is_the_least_of_the_range_and_not_left
     )
     assert twice.tight.median is None
     assert tight_text(twice) == "< 1000 % (1000–1020)"
+
+
+def test_a_rate_that_only_the_generator_could_not_reach_is_not_called_unstable() -> None:
+    passed = (1, 1000.0, Verdict.PASS, Verdict.PASS)
+    for above, unstable_from in ((Verdict.FAIL, "1020 %"), (Verdict.INVALID, "–")):
+        # Six trials above, because an invalid one is made again three times.
+        finding = searched_in_three_repeats(passed, *[(1, 1020.0, above, above)] * 2)
+        assert finding.at_least == (above is Verdict.INVALID)
+        _, _, row = capacity_table([finding])
+        assert [cell.strip() for cell in row.strip("|").split("|")][2] == unstable_from
+
+
+def test_a_capacity_is_at_least_so_much_where_one_repeat_could_not_see_its_end() -> None:
+    passed, failed, invalid = Verdict.PASS, Verdict.FAIL, Verdict.INVALID
+    seen = [(1, 1000.0, passed, passed), (1, 1020.0, failed, failed)]
+    unseen = [(2, 1000.0, passed, passed), *[(2, 1020.0, invalid, invalid)] * 2]
+    assert not searched_in_three_repeats(*seen).at_least
+    both = searched_in_three_repeats(*seen, *unseen)
+    assert (both.repeats, both.at_least, capacity_text(both)) == (2, True, "≥ 1000 %")
 
 
 def test_a_repeat_that_was_broken_off_counts_only_where_no_other_is() -> None:
@@ -396,6 +441,20 @@ def test_a_point_that_is_never_valid_is_given_up() -> None:
         verdict = Verdict.INVALID if task.rate == 25.0 else Verdict.PASS
         done.append(a_trial(purpose=task.purpose, rate=task.rate, verdict=verdict))
     assert [one.rate for one in done] == [25.0] * 4 + [50.0]
+
+
+def test_the_generator_is_trusted_as_far_as_it_was_in_time_with_the_null_server() -> None:
+    in_time = a_trial().generator
+    late = replace(in_time, send_lag_ms_p99=2.5)
+    assert (in_time.late, late.late) == (False, True)
+    done = [
+        a_trial(case="null", offered_per_s=1000.0, generator=in_time),
+        a_trial(case="null", offered_per_s=3000.0, generator=in_time),
+        a_trial(case="null", offered_per_s=8000.0, generator=late),
+        a_trial(case="v3", offered_per_s=5000.0, generator=in_time),
+    ]
+    assert trusted_per_s(done) == 3000.0
+    assert trusted_per_s(done[2:]) == 0.0
 
 
 def test_trials_are_as_long_as_was_asked_for() -> None:

@@ -144,6 +144,22 @@ def test_cpu_that_grows_beyond_the_limit_regresses() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("cpu", "expected"),
+    [
+        (1.12, Answer.PASS),
+        # Of trials that differ by 1 % two standard errors are 2.3 %, and one is 1.2 %.
+        (1.13, Answer.INCONCLUSIVE),
+        (1.17, Answer.INCONCLUSIVE),
+        (1.18, Answer.REGRESS),
+    ],
+)
+def test_cpu_is_judged_beyond_two_standard_errors_from_fifteen_percent(
+    cpu: float, expected: Answer
+) -> None:
+    assert ruling(changed("v3", cpu=cpu), "v3 CPU ÷ null").answer is expected
+
+
 def test_cpu_within_the_limit_passes_and_less_of_it_is_reported() -> None:
     assert answer(changed("v3", cpu=1.1)) is Answer.PASS
     assert sentence(rulings(BASELINE, changed("v3", cpu=0.7))) == (
@@ -316,6 +332,18 @@ def recorded(
     content = records.meta("python -m bench capacity", conditions(options, run, partial))
     records.write_json(directory / "meta.json", content)
     return directory
+
+
+@pytest.mark.parametrize(
+    ("above", "unstable_from"), [(Verdict.FAIL, 510.0), (Verdict.INVALID, None)]
+)
+def test_a_rate_that_the_generator_could_not_reach_bounds_no_capacity(
+    above: Verdict, unstable_from: float | None
+) -> None:
+    options = Options(["v3"], "default", "average", 1, {}, 1)
+    passed, beyond = a_trial(rate=500.0), a_trial(rate=510.0, verdict=above)
+    measured = gate.standings(options, [passed] * 3 + [beyond] * 4, {"v3": 250.0})
+    assert (measured["v3"].capacity, measured["v3"].unstable_from) == (500.0, unstable_from)
 
 
 DEFAULT = Options(CASES, "default", "average", 1, {}, 1)

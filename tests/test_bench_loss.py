@@ -45,6 +45,18 @@ def test_the_newest_run_in_which_a_mode_was_killed_counts() -> None:
     ]
 
 
+def test_a_mode_that_broke_its_promise_is_marked_and_says_how() -> None:
+    kept, broke = loss.modes([carried("v3-wal", 700.0)], CRASHES)
+    broke = broke._replace(faults=["v3-wal: lost 0 orders and 2 cancels"])
+    _, _, first, second, _, said = loss.lines_of([kept, broke])
+    assert ["FAILED" in row for row in (first, second)] == [False, True]
+    assert said == "- FAILED: v3-wal: lost 0 orders and 2 cancels"
+    [axes] = loss.chart([kept, broke]).axes
+    assert [text.get_text().splitlines()[0] for text in axes.texts] == [
+        "v3-wal: 700 %, 0 lost, FAILED"
+    ]
+
+
 def test_a_mode_of_unknown_capacity_is_left_out_of_the_chart(tmp_path: Path) -> None:
     figure = loss.chart(loss.modes([carried("v3", 800.0)], CRASHES))
     [axes] = figure.axes

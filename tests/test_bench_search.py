@@ -5,10 +5,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis_profile import PROPERTY
 
 from bench import verdict
 from bench.figures import Samples
-from bench.search import Capacity, Probe, Vote, next_step, split
+from bench.search import Capacity, Probe, Vote, bounds, next_step, split
 from bench.traffic import Floats, Kind
 from bench.verdict import Verdict, stability
 
@@ -141,7 +144,6 @@ PASS, FAIL, UNDECIDED, INVALID = (
     [
         [(PASS, 83), *[(UNDECIDED, 117)] * 4],  # together more than 1 % was late
         [(PASS, 0), (FAIL, 0), (PASS, 0), (FAIL, 0), (UNDECIDED, 100)],  # a backlog, twice
-        [(PASS, 0), (FAIL, 0), *[(INVALID, 0)] * 4],
         [(PASS, 0), (PASS, 0), (FAIL, 0), (FAIL, 0), (FAIL, 0)],
     ],
 )
@@ -169,9 +171,46 @@ def test_a_rate_without_a_majority_is_stable_if_it_passed_more_often_and_was_in_
     assert next_step([*votes, *above], 0.0, 0.05) == Capacity(100.0, 103.0, False, True)
 
 
-def test_a_bound_that_cannot_be_confirmed_is_not_asked_for_again_and_again() -> None:
-    votes = [Vote(100.0, PASS), *[Vote(100.0, INVALID)] * 4, *[Vote(103.0, FAIL)] * 3]
-    assert next_step(votes, 0.0, 0.05) == Capacity(100.0, 103.0, False, confirmed=False)
+@pytest.mark.parametrize(
+    ("valid", "confirmed"),
+    [
+        ([PASS], False),
+        ([PASS, PASS], False),
+        ([PASS, UNDECIDED], False),
+        ([PASS, PASS, FAIL, UNDECIDED], False),
+        ([PASS, PASS, PASS], True),
+        ([PASS, PASS, UNDECIDED, UNDECIDED, UNDECIDED], True),
+    ],
+)
+def test_a_bound_is_confirmed_by_three_valid_trials_that_agree_or_five_and_not_asked_for_forever(
+    valid: list[Verdict], confirmed: bool
+) -> None:
+    lower = [Vote(100.0, verdict) for verdict in (*valid, *[INVALID] * 4)]
+    upper = [Vote(103.0, FAIL)] * 3
+    assert next_step([*lower, *upper], 0.0, 0.05) == Capacity(100.0, 103.0, False, confirmed)
+
+
+@pytest.mark.parametrize(
+    ("valid", "confirmed"),
+    [
+        ([FAIL], False),
+        ([FAIL, FAIL], False),
+        ([PASS, FAIL], False),
+        ([FAIL, FAIL, FAIL], True),
+        ([PASS, FAIL, PASS, FAIL, FAIL], True),
+    ],
+)
+def test_an_upper_bound_is_confirmed_by_the_same_rule(
+    valid: list[Verdict], confirmed: bool
+) -> None:
+    upper = [Vote(103.0, verdict) for verdict in (*valid, *[INVALID] * 4)]
+    lower = [Vote(100.0, PASS)] * 3
+    assert next_step([*lower, *upper], 0.0, 0.05) == Capacity(100.0, 103.0, False, confirmed)
+
+
+def test_an_upper_bound_without_a_valid_trial_needs_no_confirmation() -> None:
+    votes = [*[Vote(100.0, PASS)] * 3, *[Vote(103.0, INVALID)] * 4]
+    assert next_step(votes, 0.0, 0.05) == Capacity(100.0, 103.0, at_least=True, confirmed=True)
 
 
 def test_an_invalid_trial_is_repeated_and_never_counts_as_a_failure() -> None:
@@ -236,7 +275,43 @@ def test_trials_in_any_order_are_split_where_the_fewest_contradict() -> None:
     assert split(passed) == (300.0, None)
     assert split(failed) == (None, 400.0)
     assert split([]) == (None, None)
-    assert split([*passed, vote(350.0, Verdict.UNDECIDED), *failed]) == (300.0, 350.0)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ([(100.0, PASS), (110.0, UNDECIDED), (120.0, FAIL)], (100.0, 120.0)),
+        ([(100.0, PASS), (110.0, INVALID), (120.0, FAIL)], (100.0, 120.0)),
+        ([(100.0, PASS), (110.0, INVALID)], (100.0, None)),
+        ([(90.0, UNDECIDED), (100.0, FAIL)], (None, 100.0)),
+        ([(100.0, UNDECIDED)], (None, None)),
+    ],
+)
+def test_a_rate_at_which_nothing_passed_or_failed_is_no_end_of_a_split(
+    said: list[tuple[float, Verdict]], expected: tuple[float | None, float | None]
+) -> None:
+    assert split([Vote(rate, verdict) for rate, verdict in said]) == expected
+
+
+def test_what_passed_above_a_rate_that_failed_is_no_lower_bound() -> None:
+    said = [(120.0, PASS), (100.0, FAIL), (96.0, PASS)]
+    votes = [Vote(rate, verdict) for rate, verdict in said for _ in range(3)]
+    assert bounds(votes) == (96.0, 100.0)
+    assert bounds(votes[:6]) == (None, 100.0)
+
+
+@PROPERTY
+@given(
+    st.lists(
+        st.builds(Vote, st.sampled_from([90.0, 100.0, 110.0, 120.0]), st.sampled_from(Verdict)),
+        max_size=12,
+    )
+)
+def test_something_passed_below_a_split_and_failed_above_it(votes: list[Vote]) -> None:
+    low, high = split(votes)
+    said = {(vote.rate, vote.verdict) for vote in votes}
+    assert low is None or (low, PASS) in said
+    assert high is None or (high, FAIL) in said
 
 
 def test_a_service_that_never_passes_has_no_capacity() -> None:

@@ -281,9 +281,10 @@ def test_only_a_passed_trial_of_the_null_server_with_send_lag_shows_a_generator_
     assert capacity.trusted_per_s([slower, faster]) == trusted_per_s
 
 
-def loaded(seen: Seen) -> Load:
-    """A load that was answered in a millisecond, and this beside it."""
-    given = samples(np.full(len(arrivals()), 0.001), arrivals())
+def loaded(seen: Seen, slow_s: float = 0.001) -> Load:
+    """A load of which a twentieth was answered so late, the others in a millisecond."""
+    slow = np.random.default_rng(6).random(len(arrivals())) < 0.05
+    given = samples(np.where(slow, slow_s, 0.001), arrivals())
     finished = Finished(
         sent=len(given.measured.kind),
         cpu_s=4.0,
@@ -302,13 +303,18 @@ def loaded(seen: Seen) -> Load:
 
 
 def recorded(
-    health: list[tuple[float, Health]], counters: Sequence[tuple[float, Counters]] = ()
+    health: list[tuple[float, Health]],
+    counters: Sequence[tuple[float, Counters]] = (),
+    slow_s: float = 0.001,
 ) -> Record:
-    """A trial in which all went well but what is given here of /health and the database."""
+    """A trial in which all went well but what is given here of /health, the database and of a
+    twentieth of the requests."""
     end_s = 100.0 + DURATION_S
     seen = Seen(health=health, counters=[*counters], begin_s=100.0, end_s=end_s)
     setting = Setting(1, "v3", 1, "confirm", 100.0, 1, DURATION_S, RATE)
-    return trials.record(setting, loaded(seen), Audit(), trusted_per_s=10 * RATE, steady=True)
+    return trials.record(
+        setting, loaded(seen, slow_s), Audit(), trusted_per_s=10 * RATE, steady=True
+    )
 
 
 UNSEEN, NOT_FLUSHED = "no answer to /health", "not seen to be flushed after the last arrival"
@@ -354,3 +360,27 @@ def test_what_the_database_does_is_that_of_the_measured_part() -> None:
         8e6 / (8.0 * one.generator.requests_per_s)
     )
     assert recorded([], [*idle, busy[0], *after]).database is None
+
+
+def test_a_trial_counts_what_was_later_than_each_limit_and_is_judged_by_both() -> None:
+    quick, slower, late = (
+        recorded([(105.0, FLUSHED), (110.1, FLUSHED)], slow_s=slow_s)
+        for slow_s in (0.009, 0.011, 0.051)
+    )
+    assert (quick.over, quick.over_tight) == (0, 0)
+    assert slower.over == 0
+    assert slower.over_tight == late.over_tight == late.over > 0.04 * late.total
+    verdicts = [(one.verdict, one.verdict_tight) for one in (quick, slower, late)]
+    passed, failed = Verdict.PASS, Verdict.FAIL
+    assert verdicts == [(passed, passed), (passed, failed), (failed, failed)]
+
+
+@pytest.mark.parametrize("name", ["flush_age_ms", "flush_age_ms_max"])
+def test_what_has_waited_is_known_at_each_look_and_by_the_service_between_them(name: str) -> None:
+    waited = structs.replace(FLUSHED, **{name: 1200.0})
+    one = recorded([(99.0, FLUSHED), (105.0, waited), (110.1, FLUSHED)])
+    assert one.flush_age_ms_max == 1200.0
+    assert one.verdict is Verdict.FAIL
+    assert "waited" in one.reasons[0]
+    before = recorded([(99.0, waited), (105.0, FLUSHED), (110.1, FLUSHED)])
+    assert before.flush_age_ms_max == 0.0
