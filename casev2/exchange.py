@@ -156,8 +156,9 @@ class Exchange:
         return int(rows[0][0])
 
     async def reset(self) -> None:
-        log_id = self._sequencer.announce_log()
-        async with self._writer.emptied(*queries.empty_everything(log_id)):
+        async with self._writer.emptied(
+            lambda: queries.empty_everything(self._sequencer.announce_log())
+        ):
             self._brokers.clear()
             self._engine.clear()
             self._open_orders.clear()
@@ -191,7 +192,7 @@ class Exchange:
     def _close(self, order: Order, sequence: int, now_us: int) -> None:
         self._engine.cancel(order, now_us)
         del self._open_orders[order.id]
-        self._writer.record_closed(sequence, [order])
+        self._writer.record_closed(sequence, [order], now_us)
 
     def _expire(self) -> int:
         """Close what has ended by now; the present instant."""
@@ -204,7 +205,7 @@ class Exchange:
         if ended:
             for order in ended:
                 del self._open_orders[order.id]
-            self._writer.record_closed(self._sequencer.sequence, ended)
+            self._writer.record_closed(self._sequencer.sequence, ended, now_us)
 
     async def _stored_owner(self, order_id: int) -> int | None:
         """The broker of an order that has left memory, None when there is no such order."""

@@ -112,14 +112,15 @@ class Exchange:
 
     async def orders(self, key_hash: bytes, query: OrderQuery) -> OrderPage:
         broker = self._brokers.of(key_hash)
-        self._expire()
+        now_us = self._expire()
         orders, until_id = self._ledger.page(broker.id, query)
         details = {format_id(order.id): detail_of(order, self._brokers.by_id) for order in orders}
         newest_evicted = min(query.before_id - 1, self._ledger.evicted_until_id)
         full_without = len(orders) > query.limit and orders[-1].id > newest_evicted
         if query.status != "open" and newest_evicted >= max(until_id, 1) and not full_without:
             older = structs.replace(query, status="closed", before_id=newest_evicted + 1)
-            stored, stored_until_id = await stored_page(self._ask, key_hash, older)
+            # What has ended by then is closed in memory too, and is as that says.
+            stored, stored_until_id = await stored_page(self._ask, key_hash, older, now_us)
             details = {detail.id: detail for detail in stored} | details
             until_id = max(until_id, stored_until_id)
         return page_of(details.values(), query.limit, until_id)
@@ -170,8 +171,9 @@ class Exchange:
         return self._ledger.trade_count
 
     async def reset(self) -> None:
-        log_id = self._sequencer.announce_log()
-        async with self._writer.emptied(*queries.empty_everything(log_id)):
+        async with self._writer.emptied(
+            lambda: queries.empty_everything(self._sequencer.announce_log())
+        ):
             self._brokers.clear()
             self._engine.clear()
             self._retries.clear()
@@ -203,7 +205,7 @@ class Exchange:
     def _close(self, order: Order, sequence: int, now_us: int) -> None:
         self._engine.cancel(order, now_us)
         self._ledger.closed(order)
-        self._writer.record_closed(sequence, [order])
+        self._writer.record_closed(sequence, [order], now_us)
 
     def _expire(self) -> int:
         """Close what has ended by now; the present instant."""
@@ -216,7 +218,7 @@ class Exchange:
         if ended:
             for order in ended:
                 self._ledger.closed(order)
-            self._writer.record_closed(self._sequencer.sequence, ended)
+            self._writer.record_closed(self._sequencer.sequence, ended, now_us)
 
     async def _stored_owner(self, order_id: int) -> int | None:
         """The broker of an order that has left memory, None when there is no such order."""

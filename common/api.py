@@ -108,12 +108,11 @@ class Call:
         query = self._message.url.raw_query_string
         if not query:
             return {}
-        pairs = parse_qsl(query, keep_blank_values=True)
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in found if names.count(name) > 1)
-            raise InvalidField(f"{twice}: expected at most once")
+        found = dict[str, str]()
+        for name, value in parse_qsl(query, keep_blank_values=True):
+            if name in found:
+                raise InvalidField(f"{name}: expected at most once")
+            found[name] = value
         return found
 
     async def body(self) -> bytes:

@@ -180,8 +180,8 @@ class Connection(web.RequestHandler):
     its parser holds nothing of the next one."""
 
     __slots__ = (
-        "_answer", "_arriving_s", "_between", "_busy", "_ends", "_held", "_mixed", "_server",
-        "_task", "_unread_s",
+        "_answer", "_arriving_s", "_between", "_busy", "_held", "_mixed", "_server", "_task",
+        "_unread_s",
     )  # fmt: skip
 
     def __init__(
@@ -197,8 +197,6 @@ class Connection(web.RequestHandler):
         self._busy = False
         self._mixed = False
         self._between = True
-        # Whether nothing more will come.
-        self._ends = False
         self._task: asyncio.Task[None] | None = None
         # The reply that waits until what it says is durable.
         self._held: Reply | None = None
@@ -217,28 +215,6 @@ class Connection(web.RequestHandler):
         super().connection_lost(exc)
         # Their bodies hold the connection. Who has gone before aiohttp's task began leaves some.
         self._messages.clear()
-
-    def eof_received(self) -> bool:  # type: ignore[override]
-        """Nothing more will come: whoever says so still gets the replies to what has."""
-        self._ends = True
-        # Not at once: a reply may have been written in this very turn of the event loop.
-        self._loop.call_soon(self._close_behind_replies)
-        return True
-
-    def _close_behind_replies(self) -> None:
-        if self.transport is None:
-            return
-        asked = self._current_request
-        if self._busy or self._messages:
-            if self._mixed:  # each reply of ours looks again, see _send; aiohttp's do not
-                self._loop.call_later(LOOK_AT_CLIENTS_S, self._close_behind_replies)
-        elif self._is_aiohttp_at_work() and (asked is None or asked.content.is_eof()):
-            self.close()  # when it has answered
-        else:
-            self.force_close()
-
-    def _is_aiohttp_at_work(self) -> bool:
-        return self._mixed and (self._waiter is None or self._waiter.done())
 
     def pause_writing(self) -> None:
         """More waits to be read than the transport likes to keep."""
@@ -460,8 +436,6 @@ class Connection(web.RequestHandler):
         if self.transport is None:
             return  # the client has gone
         self.transport.write(reply)
-        if self._ends:
-            self._loop.call_soon(self._close_behind_replies)
         if closes:
             self.force_close()
         elif self.writing_paused:

@@ -107,7 +107,8 @@ class _Target:
 
 
 class Webhooks:
-    """A queue for each target, so that one that does not answer keeps no other waiting.
+    """A queue for each target, so that one that does not answer keeps no other waiting. (Names
+    are looked up by few threads, which a name server that does not answer can hold up for all.)
 
     Together they hold ``queue_max`` messages, and one no more of them than are still free.
     """

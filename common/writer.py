@@ -35,6 +35,8 @@ TAKEOVER_PATIENCE_S = 5.0
 # While the oldest change has waited for so much longer than until the next flush, nobody is kept
 # who would wait for a younger one.
 LATE_MAX_S = 0.5
+# To empty large tables takes longer than a flush may.
+EMPTYING_MAX_S = 30.0
 AGES_KEPT = 1000  # half a minute of flushes
 # So many changes at most are made ready at once. That costs 1.3 us each, in which the event loop
 # answers nobody, and all that gathers while a flush is slow would cost it in one piece.
@@ -148,12 +150,12 @@ class Writer:
         changes.notices.extend(notices)
         self._cut()
 
-    def record_closed(self, sequence: int, orders: Sequence[Order]) -> None:
-        """Orders that were cancelled or have expired, the first that was closed first."""
-        self._gathering(sequence, orders[0].closed_at_us).add_changed(orders)
+    def record_closed(self, sequence: int, orders: Iterable[Order], now_us: int) -> None:
+        """Orders that were cancelled now or had expired by now."""
+        self._gathering(sequence, now_us).add_changed(orders)
         self._cut()
 
-    def _gathering(self, sequence: int, now_us: int | None) -> Changes:
+    def _gathering(self, sequence: int, now_us: int) -> Changes:
         """The changes to add to, which wait from now on; no later one was made before then."""
         self.sequence = sequence
         if self._batch.since_s is None:
@@ -238,17 +240,18 @@ class Writer:
         Raises Unavailable; it may have been written then.
         """
         async with self._alone():
-            await self._commit(statements)
+            await self._commit(lambda: statements, self._patience_s)
 
     @asynccontextmanager
-    async def emptied(self, *statements: Question) -> AsyncIterator[None]:
+    async def emptied(self, statements: Callable[[], Sequence[Question]]) -> AsyncIterator[None]:
         """Empty the database, by statements that begin a new generation, and drop what has
         gathered; in the block nothing is written.
 
-        Raises Unavailable. If it was emptied all the same, the next look at it ends the process.
+        They are asked for when the database is known to be as we believe. Raises Unavailable. If it
+        was emptied all the same, the next look at it ends the process.
         """
         async with self._alone():
-            await self._commit(statements)
+            await self._commit(statements, EMPTYING_MAX_S)
             self._generation += 1
             for batch in (self._batch, *(flush.batch for flush in self._flushes)):
                 batch.stored.set()
@@ -270,14 +273,16 @@ class Writer:
         finally:
             self._idle.release()
 
-    async def _commit(self, statements: Sequence[Question]) -> None:
+    async def _commit(
+        self, statements: Callable[[], Sequence[Question]], patience_s: float
+    ) -> None:
         try:
             channel = await within(self._patience_s, self._session())
-            await within(self._patience_s, channel.finish(*statements))
+            await within(patience_s, channel.finish(*statements()))
         except BaseException as error:
             # Nobody knows what became of it, so the next session looks.
             self._disconnect()
-            if isinstance(error, TimeoutError | psycopg.Error | OSError | StartError):
+            if isinstance(error, TimeoutError | Displaced | psycopg.Error | OSError | StartError):
                 raise _too_late() from error
             raise
 

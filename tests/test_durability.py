@@ -563,6 +563,42 @@ def test_a_reset_that_was_killed_before_the_log_was_empty_is_finished_at_a_start
     assert service.again(broker).detail(order_id)["status"] == "open"
 
 
+def test_a_log_is_not_needed_after_a_reset_and_a_stop(
+    logged: Logged, wal_dir: Path, new_place: Callable[[], Path]
+) -> None:
+    service = logged(**FLUSHING)
+    broker = service.register("Alice")
+    for _ in range(5):
+        broker.place("bid", 5, 100)
+    service.kill()
+    service = logged(service.database_url, **FLUSHING)  # its log ends at the fifth command
+    service.reset()
+    broker = service.register("Bob")
+    order_id = broker.place("bid", 5, 100)
+    service.stop()
+    assert service.sql("SELECT log_id FROM exchange_state") == [(None,)]
+    other = {"EXCHANGE_WAL_DIR": str(new_place()), **FLUSHING}
+    service = logged(service.database_url, **other)
+    assert service.again(broker).detail(order_id)["status"] == "open"
+
+
+def test_resets_at_the_same_time_leave_the_log_that_the_database_needs(
+    logged: Logged, wal_dir: Path
+) -> None:
+    service = logged(**FLUSHING)
+    for _ in range(3):
+        with ThreadPoolExecutor(4) as threads:
+            for done in [threads.submit(service.reset) for _ in range(4)]:
+                done.result()
+        named = (wal_dir / "id").read_text().strip()
+        assert service.sql("SELECT log_id::text FROM exchange_state") == [(named,)]
+    broker = service.register("Alice")
+    order_id = broker.place("bid", 5, 100)
+    service.kill()
+    service = logged(service.database_url, **FLUSHING)
+    assert service.again(broker).detail(order_id)["status"] == "open"
+
+
 def test_a_reset_that_was_killed_before_its_commit_is_none(logged: Logged, wal_dir: Path) -> None:
     service = logged()
     broker = service.register("Alice")

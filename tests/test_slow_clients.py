@@ -1,6 +1,5 @@
 """Clients that keep a service waiting lose their connection, and nobody else notices."""
 
-import json
 import resource
 import socket
 from collections.abc import Iterator
@@ -133,32 +132,3 @@ def test_more_connections_than_are_allowed_are_refused(start_service: StartServi
         assert said.startswith(b"HTTP/1.1 503 ")
         assert b"Retry-After: 1" in said
     eventually(lambda: service.client.request("GET", "/health").status == 200)
-
-
-@pytest.mark.parametrize("requests", [1, 3])
-def test_who_closes_its_half_right_after_asking_gets_all_replies(
-    service: Service, requests: int
-) -> None:
-    broker = service.register("Alice")
-    body = json.dumps(order_body()).encode()
-    head = f"POST /orders HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {broker.key}\r\n"
-    length = f"Content-Length: {len(body)}\r\n"
-    # The first goes the short way, the others aiohttp's too.
-    for more in ("", "Expect: 100-continue\r\n", "Connection: close\r\n"):
-        for _ in range(5):
-            with socket.create_connection((HOST, service.client.port)) as connection:
-                connection.settimeout(PATIENCE_S)
-                asked = f"{head}{more}{length}\r\n".encode() + body
-                connection.sendall(asked * (1 if more else requests))
-                connection.shutdown(socket.SHUT_WR)
-                said = b"".join(iter(lambda: connection.recv(65536), b""))
-            assert said.count(b"HTTP/1.1 201") == (1 if more else requests), said
-
-
-@pytest.mark.parametrize("part", [b"", b"GET /hea", b"POST /orders HTTP/1.1\r\nHost: x\r\n"])
-def test_who_closes_its_half_in_the_middle_is_let_go(service: Service, part: bytes) -> None:
-    with socket.create_connection((HOST, service.client.port)) as connection:
-        connection.settimeout(PATIENCE_S)
-        connection.sendall(part)
-        connection.shutdown(socket.SHUT_WR)
-        assert connection.recv(65536) == b""

@@ -36,9 +36,9 @@ def recorded(writer: Writer) -> Engine:
 
 def record(writer: Writer, command: Command, outcome: Outcome) -> None:
     if outcome.ended:
-        writer.record_closed(writer.sequence, outcome.ended)
+        writer.record_closed(writer.sequence, outcome.ended, command.now_us)
     if command.cancels:
-        writer.record_closed(writer.sequence, outcome.touched)
+        writer.record_closed(writer.sequence, outcome.touched, command.now_us)
     else:
         order = command.order
         writer.record(order.sequence, order, outcome.trades, outcome.touched, ())
@@ -102,7 +102,7 @@ def test_who_waits_for_an_order_waits_for_its_last_change(
             engine = recorded(writer)
             first = next(engine.resting())
             engine.cancel(first, first.created_at_us)
-            writer.record_closed(writer.sequence, [first])
+            writer.record_closed(writer.sequence, [first], first.created_at_us)
             waiting = asyncio.create_task(writer.until_stored(first.id))
             async with writer.flushing(nothing, lambda _: None, PATIENCE_S):
                 await waiting
@@ -280,7 +280,7 @@ def test_a_reset_whose_reply_is_lost_ends_the_exchange_if_it_came_through(
             with monkeypatch.context() as patch:
                 patch.setattr(Channel, "finish", lost)
                 with pytest.raises(Unavailable):
-                    await writer.emptied(*empty_everything(None)).__aenter__()
+                    await writer.emptied(lambda: empty_everything(None)).__aenter__()
             if comes_through:
                 await over.wait()
             recorded(writer)
@@ -316,7 +316,7 @@ def test_whoever_empties_everything_does_not_wait_for_a_flush_for_ever(
                 async with writer.flushing(nothing, lambda _: None, PATIENCE_S):
                     await asked.wait()
                     with pytest.raises(Unavailable):
-                        async with writer.emptied(*empty_everything(None)):
+                        async with writer.emptied(lambda: empty_everything(None)):
                             pytest.fail("a flush is under way")
                     never.set()
         assert writer.pending() == 0
@@ -336,7 +336,7 @@ def test_who_waits_for_an_order_is_not_kept_when_everything_is_emptied(
             order_id = next(recorded(writer).resting()).id
             waiting = asyncio.create_task(writer.until_stored(order_id))
             await asyncio.sleep(0)
-            async with writer.emptied(*empty_everything(None)):
+            async with writer.emptied(lambda: empty_everything(None)):
                 await waiting
 
     uvloop.run(run())

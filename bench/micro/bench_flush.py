@@ -126,9 +126,9 @@ def record(writer: Writer, done: Done) -> None:
     for command, outcome in done:
         sequence = writer.sequence if command.cancels else command.order.sequence
         if outcome.ended:
-            writer.record_closed(sequence, outcome.ended)
+            writer.record_closed(sequence, outcome.ended, command.now_us)
         if command.cancels:
-            writer.record_closed(sequence, outcome.touched)
+            writer.record_closed(sequence, outcome.touched, command.now_us)
         else:
             writer.record(sequence, command.order, outcome.trades, outcome.touched, ())
 

@@ -65,8 +65,10 @@ async def open_log(
                     raise unusable(settings.wal_dir, error) from None
                 yield wal, records
         finally:
-            if writer.has_stored(end.sequence):
-                await _no_longer_needed(directory, database, log_id)
+            # A reset has given the log another name, and the commands numbers from 1 on.
+            last_id = directory.log_id()
+            if last_id and writer.has_stored(end.sequence if last_id == log_id else 0):
+                await _no_longer_needed(directory, database, last_id)
 
 
 async def refuse_to_forget(settings: Settings, database: Database, stored_sequence: int) -> None:

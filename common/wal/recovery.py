@@ -1,6 +1,7 @@
 """Reading a log: what it holds, where it was torn, and whether it is damaged."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
@@ -182,10 +183,12 @@ def finish_reset(disk: Disk, needed_id: UUID | None) -> bool:
     is. Raises OSError, ValueError."""
     if needed_id is None or disk.announced() != needed_id:
         return False
-    for number in disk.numbers():
-        disk.remove(number)
-    disk.begin_again()
-    return True
+    # Processes of casev1 may do this at the same time.
+    with suppress(FileNotFoundError):
+        for number in disk.numbers():
+            disk.remove(number)
+        disk.begin_again()
+    return disk.announced() is None or finish_reset(disk, needed_id)
 
 
 def settle(disk: Disk, end: End) -> None:
