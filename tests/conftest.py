@@ -7,12 +7,15 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import UUID
 
 import psycopg
 import pytest
 from client import Broker, Service, assert_no_error, eventually
 
+from common.database import Database
 from common.postgres import EmbeddedPostgres
+from common.queries import empty_everything
 
 CASES = ["casev1", "casev2", "casev3"]
 # Those that reply before the database knows, those that read from it, and those that do both.
@@ -134,6 +137,12 @@ def new_database(postgres: EmbeddedPostgres) -> Iterator[NewDatabase]:
 def execute(url: str, statement: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(statement.encode())
+
+
+async def emptied(url: str, log_id: UUID | None = None) -> None:
+    """What a reset does to the database, before it comes to anything else."""
+    async with Database(url, pool_size=1, pool_wait_ms=1000).opened() as database:
+        await database.commit(*empty_everything(log_id))
 
 
 @pytest.fixture(scope="session")

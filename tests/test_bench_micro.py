@@ -15,7 +15,7 @@ import numpy as np
 import psutil  # type: ignore[import-untyped]
 import pytest
 import uvloop
-from conftest import NewDatabase
+from conftest import NewDatabase, emptied
 
 import common.changes
 from bench import records
@@ -362,13 +362,6 @@ def test_a_start_that_forgets_an_order_is_noticed(
     monkeypatch.setattr(bench_startup, "load_engine", forgetful)
     with pytest.raises(AssertionError):
         bench_startup.bench_startup(Rounds(), 1000, database_url, runner)
-
-
-async def emptied(url: str) -> None:
-    from common.queries import empty_everything
-
-    async with Database(url, pool_size=1, pool_wait_ms=1000).opened() as database:
-        await database.commit(*empty_everything(None))
 
 
 # --- python -m bench micro ---

@@ -10,11 +10,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from http.client import HTTPException
 from pathlib import Path
-from uuid import UUID
 
 import pytest
 from client import Broker, Reply, Service, eventually, in_seconds, order_body, send
-from conftest import StartService, execute
+from conftest import StartService, emptied, execute
 from faulty import ANSWERED, BROKEN, BUG, FULL, SLOW
 from test_lifecycle import (
     Acknowledged,
@@ -25,9 +24,7 @@ from test_lifecycle import (
     snapshot,
 )
 
-from common.database import Database
 from common.postgres import EmbeddedPostgres
-from common.queries import empty_everything
 from common.wal.disk import Directory
 from common.wal.format import BATCH_HEAD_BYTES, HEADER_BYTES, Submission
 from common.wal.recovery import Scan
@@ -532,12 +529,6 @@ def test_a_start_that_comes_to_nothing_needs_no_log(
         service = logged(ready=False, EXCHANGE_PORT=str(taken.getsockname()[1]))
         assert "is in use" in refused(service)
     assert service.sql("SELECT log_id FROM exchange_state") == [(None,)]
-
-
-async def emptied(database_url: str, log_id: UUID) -> None:
-    """As a reset does that is killed before it comes to the log."""
-    async with Database(database_url, pool_size=1, pool_wait_ms=1000).opened() as database:
-        await database.commit(*empty_everything(log_id))
 
 
 @pytest.mark.parametrize("durability", ["wal", "flush"])
