@@ -100,7 +100,7 @@ def capacity(findings: Findings) -> Figure:
     axes.set_yticks(range(len(every)), [each.case for each in every])
     axes.set_ylim(len(every) - 0.4, -0.9)
     # The 100 % line is in sight also where no case reaches it.
-    axes.set_xlim(0, HEADROOM * 1.1 * max(100.0, *(each.capacity.most or 0.0 for each in every)))
+    axes.set_xlim(0, HEADROOM * 1.3 * max(100.0, *(each.capacity.most or 0.0 for each in every)))
     axes.set_xlabel("load (% of B3's average rates)")
     axes.grid(visible=False, axis="y")
     figure.legend(loc="outside lower center", ncols=3, frameon=False)

@@ -10,7 +10,7 @@ from bench import evenness, pace, records, trials
 from bench.capacity import slowed
 from bench.capacity_cli import read_options
 from bench.exchange_client import HarnessError
-from bench.findings import Finding, Findings, Range, found
+from bench.findings import Finding, Findings, Range, found, pooled
 from bench.observe import BOOK, ORDER, PRICE
 from bench.report import milliseconds, table
 from bench.trials import Record
@@ -34,6 +34,12 @@ def read(directory: Path) -> Findings:
         return msgspec.json.decode((directory / SUMMARY).read_bytes(), type=Findings)
     except (OSError, msgspec.MsgspecError) as error:
         raise HarnessError(f"{directory} holds no findings: {error}") from error
+
+
+def read_pooled(runs: Sequence[Path]) -> Findings:
+    """What several runs say together, those of the last with the ranges of all. Raises
+    HarnessError."""
+    return pooled([(read_options(run), trials.read(run)) for run in runs])
 
 
 def lines_of(findings: Findings) -> list[str]:
@@ -100,6 +106,38 @@ def capacity_table(cases: Sequence[Finding]) -> list[str]:
     return table(headers, rows)
 
 
+def run_table(runs: Mapping[str, Findings]) -> list[str]:
+    """Each run by itself, by its name: medians and ranges of the capacities and of their shares of
+    the null server's, and by how much the highest median is above the lowest."""
+    labels = {each.case: None for findings in runs.values() for each in findings.every}
+    own = {label: [_of_case(findings, label) for findings in runs.values()] for label in labels}
+    headers = (
+        *("case", *runs, "medians differ by"),
+        *(f"{name}: of the null server" for name in runs),
+        "medians differ by",
+    )
+    rows = [
+        (
+            label,
+            *("–" if one is None else _range_text(one.capacity) for one in found_),
+            _spread([one.capacity for one in found_ if one]),
+            *("–" if one is None else _share_text(one) for one in found_),
+            _spread([one.of_null_range for one in found_ if one]),
+        )
+        for label, found_ in own.items()
+    ]
+    return table(headers, rows)
+
+
+def _of_case(findings: Findings, label: str) -> Finding | None:
+    return next((each for each in findings.every if each.case == label), None)
+
+
+def _spread(ranges: Sequence[Range]) -> str:
+    medians = [each.median for each in ranges if each.median is not None]
+    return f"{max(medians) / min(medians) * 100 - 100:.0f} %" if len(medians) > 1 else "–"
+
+
 def point_table(cases: Sequence[Finding]) -> list[str]:
     """Latencies at fixed loads."""
     rows = [
@@ -149,8 +187,15 @@ def capacity_text(one: Finding) -> str:
     if one.capacity.median is None:
         return "none found"
     sign = "≥ " if one.at_least else ""
-    doubt = "" if one.confirmed else ", not confirmed"
-    return f"{sign}{_range_text(one.capacity)}{doubt}"
+    return f"{sign}{_range_text(one.capacity)}{_doubt(one)}"
+
+
+def _doubt(one: Finding) -> str:
+    if one.confirmed:
+        return ""
+    if not one.repeats_confirmed:
+        return ", not confirmed"
+    return f", {one.repeats_confirmed} of {one.repeats} confirmed"
 
 
 def tight_text(one: Finding) -> str:

@@ -1,8 +1,9 @@
-"""What the trials of a capacity run say together: a pure function to ``summary.json``."""
+"""What the trials of capacity runs say together: pure functions to ``summary.json``."""
 
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -22,7 +23,7 @@ ROUNDING = 0.001  # of rates, which have four digits
 
 
 class Range(msgspec.Struct, frozen=True):
-    """A figure over the repeats: its median, least and largest value.
+    """A figure over repeats: its median, least and largest value.
 
     None is where there is none: as the least of rates that are stable where one repeat found
     nothing, as the most of rates that are not where one found everything stable, and as the median
@@ -51,7 +52,9 @@ class Finding(msgspec.Struct, frozen=True):
     ``capacity`` runs over the repeats' largest stable rates, ``unstable_from`` over the smallest
     rates above them that were not stable or, if ``at_least``, not valid either; ``tight`` and
     ``tight_unstable_from`` are the same at 10 ms, by the passes and failures of the search. A
-    repeat whose search was broken off counts only where no other is. ``of_null`` is the share of
+    repeat whose search was broken off counts only where no other is. In ``repeats_confirmed`` of
+    the repeats, all where it is ``confirmed``, more trials said the same of both bounds (None in
+    findings from before 2026-11-28). ``of_null`` is the share of
     the null server's capacity in the same repeat, ``of_null_range`` the same with its range, and
     ``of_flush``, of a case with a log, that of the case without; none in findings from before
     2026-11-27. Staleness, by kind of read the median of the trials' medians and the largest of all,
@@ -78,6 +81,17 @@ class Finding(msgspec.Struct, frozen=True):
     log: LogWrites | None = None
     of_null_range: Range = NO_RANGE
     of_flush: Range = NO_RANGE
+    repeats_confirmed: int | None = None
+
+
+class _Search(NamedTuple):
+    """What one search found, at 10 ms too, and in the same repeat that of the null server and, of a
+    case with a log, that of the case without."""
+
+    found: Capacity
+    tight: tuple[float | None, float | None]
+    null_low: float | None
+    flush_low: float | None
 
 
 class Findings(msgspec.Struct, frozen=True):
@@ -94,9 +108,13 @@ class Findings(msgspec.Struct, frozen=True):
         return [*self.cases, *([self.null] if self.null else [])]
 
 
+Run = tuple[Options, Sequence[Record]]
+"""What was asked for, and all trials."""
+
+
 def found(options: Options, records: Sequence[Record]) -> Findings:
     """The findings of a run, whole or not; a case without trials that count is left out."""
-    records = [one for one in counted(options, records) if one.repeat <= options.repeats]
+    records = _own(options, records)
     measured = [
         _finding(options, records, case)
         for case in [NULL.label, *options.cases]
@@ -107,33 +125,41 @@ def found(options: Options, records: Sequence[Record]) -> Findings:
     return Findings(options.mode, options.profile, null, cases)
 
 
+def pooled(runs: Sequence[Run]) -> Findings:
+    """The findings of the last of several runs, with medians and ranges over the repeats of all.
+
+    An hour differs from the next by more than the repeats within one.
+    """
+    last = found(*runs[-1])
+
+    def over_all(one: Finding | None) -> Finding | None:
+        if one is None:
+            return None
+        searches = [
+            each
+            for options, records in runs
+            for each in _searches(options, _own(options, records), one.case).values()
+        ]
+        return msgspec.structs.replace(one, **_over(searches, last.profile))
+
+    return msgspec.structs.replace(
+        last, null=over_all(last.null), cases=list(filter(None, map(over_all, last.cases)))
+    )
+
+
+def _own(options: Options, records: Sequence[Record]) -> list[Record]:
+    """The trials that count, of the repeats that were asked for."""
+    return [one for one in counted(options, records) if one.repeat <= options.repeats]
+
+
 def _finding(options: Options, records: Sequence[Record], case: str) -> Finding:
     own = [one for one in records if one.case == case]
-    repeats = _found_bounds(options, records, case)
-    results = [result_of(options, records, case, repeat) for repeat in repeats]
-    lows = [each.low for each in results]
-    of_null = _shares(lows, _lows(options, records, NULL.label, repeats))
-    without_log = case.partition("-")[0]
-    of_flush = NO_RANGE
-    if without_log != case:
-        of_flush = _shares(lows, _lows(options, records, without_log, repeats))
-    tight = [split(search_votes(records, case, repeat, tight=True)) for repeat in repeats]
-    capacity = _range(lows)
-    per_percent = PROFILES[options.profile].requests_per_s / 100.0
-    by_repeat = _at_knee(own, dict(zip(repeats, results, strict=True)))
+    searches = _searches(options, records, case)
+    by_repeat = _at_knee(own, {repeat: one.found for repeat, one in searches.items()})
     at_knee = [one for trials in by_repeat for one in trials]
     return Finding(
         case=case,
-        repeats=len(repeats),
         trials=len(own),
-        capacity=capacity,
-        unstable_from=_range([each.high for each in results], none=math.inf),
-        at_least=any(each.at_least for each in results),
-        confirmed=all(each.confirmed for each in results),
-        tight=_range([low for low, _ in tight]),
-        tight_unstable_from=_range([high for _, high in tight], none=math.inf),
-        requests_per_s=None if capacity.median is None else capacity.median * per_percent,
-        of_null=of_null.median,
         points=[point for rate in POINTS if (point := _point(own, rate)) is not None],
         cpu_us_per_request=_mean_of(by_repeat, "cpu_us_per_request"),
         staleness_ms=_staleness_ms([one.staleness_ms for one in at_knee]),
@@ -141,21 +167,52 @@ def _finding(options: Options, records: Sequence[Record], case: str) -> Finding:
         changes_per_flush=_median([one.changes_per_flush for one in at_knee]),
         limit=bottleneck(case, _knee(options, case, by_repeat)) if at_knee else None,
         log=_log(by_repeat),
-        of_null_range=of_null,
-        of_flush=of_flush,
+        **_over(list(searches.values()), options.profile),
     )
 
 
-def _lows(
-    options: Options, records: Sequence[Record], case: str, repeats: Sequence[int]
-) -> list[float | None]:
-    """The largest stable rate of a case in each repeat."""
-    return [result_of(options, records, case, repeat).low for repeat in repeats]
+def _searches(options: Options, records: Sequence[Record], case: str) -> dict[int, _Search]:
+    """Those of one case, by repeat."""
+    without_log = case.partition("-")[0]
+
+    def low(other: str, repeat: int) -> float | None:
+        return result_of(options, records, other, repeat).low
+
+    return {
+        repeat: _Search(
+            found=result_of(options, records, case, repeat),
+            tight=split(search_votes(records, case, repeat, tight=True)),
+            null_low=low(NULL.label, repeat),
+            flush_low=None if without_log == case else low(without_log, repeat),
+        )
+        for repeat in _found_bounds(options, records, case)
+    }
 
 
-def _shares(parts: Sequence[float | None], wholes: Sequence[float | None]) -> Range:
-    """One divided by the other, where the whole is known."""
-    pairs = zip(parts, wholes, strict=True)
+def _over(searches: Sequence[_Search], profile: str) -> dict[str, Any]:
+    """What a finding says over repeats, by its fields."""
+    capacity = _range([one.found.low for one in searches])
+    of_null = _shares([(one.found.low, one.null_low) for one in searches])
+    confirmed = sum(one.found.confirmed for one in searches)
+    per_percent = PROFILES[profile].requests_per_s / 100.0
+    return {
+        "repeats": len(searches),
+        "capacity": capacity,
+        "unstable_from": _range([one.found.high for one in searches], none=math.inf),
+        "at_least": any(one.found.at_least for one in searches),
+        "confirmed": confirmed == len(searches),
+        "repeats_confirmed": confirmed,
+        "tight": _range([one.tight[0] for one in searches]),
+        "tight_unstable_from": _range([one.tight[1] for one in searches], none=math.inf),
+        "requests_per_s": None if capacity.median is None else capacity.median * per_percent,
+        "of_null": of_null.median,
+        "of_null_range": of_null,
+        "of_flush": _shares([(one.found.low, one.flush_low) for one in searches]),
+    }
+
+
+def _shares(pairs: Sequence[tuple[float | None, float | None]]) -> Range:
+    """A part of a whole, where the whole is known."""
     return _range([part / whole if part else None for part, whole in pairs if whole])
 
 

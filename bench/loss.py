@@ -1,6 +1,6 @@
 """Capacity against loss: what each case carries in each mode, and what a crash costs there.
 
-The capacities are those of one published run, the losses those of the newest run of crashes in
+The capacities are the published ones, the losses those of the newest run of crashes in
 which a mode was killed.
 """
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from bench import capacity_report, crash_report
+from bench import crash_report
 from bench.capacity_report import capacity_text
 from bench.chart_style import COLOURS
 from bench.crash import Crash
@@ -65,10 +65,10 @@ def modes(carried: Sequence[Finding], crashed: Mapping[Path, Sequence[Crash]]) -
     return list(found.values())
 
 
-def of_runs(published: Path, crashed: Sequence[Path]) -> list[Mode]:
+def of_runs(carried: Sequence[Finding], crashed: Sequence[Path]) -> list[Mode]:
     """Those of a published search and of runs of crashes, oldest first. Raises HarnessError."""
     crashes = {run: crash_report.read(run) for run in crashed}
-    known = modes(capacity_report.read(published).cases, crashes)
+    known = modes(carried, crashes)
     return [mode._replace(faults=_faults(mode)) for mode in known]
 
 

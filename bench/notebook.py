@@ -18,7 +18,7 @@ from bench.exchange_client import HarnessError
 from bench.micro import charts as micro_charts
 from bench.micro import report as micro_report
 from bench.profiles import B3
-from bench.tables import newest_of, newest_published, runs_of
+from bench.tables import newest_of, newest_published, published_with, runs_of
 
 NOT_PUBLISHED = (
     "**No run is published yet.** This is the newest capacity run instead: the fewer and shorter "
@@ -47,6 +47,12 @@ def conditions(run: Path) -> Markdown:
         "",
         *(f"- {limit}" for limit in meta["limits"]),
     ]
+    together = published_with(run)
+    if len(together) > 1:
+        lines += [
+            "",
+            f"Capacities are over the repeats of {' and '.join(r.name for r in together)}.",
+        ]
     if run != newest_published(run.parent):
         lines += ["", NOT_PUBLISHED]
     return markdown([*lines, *records.doubts(meta)])

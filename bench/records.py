@@ -83,12 +83,20 @@ def new_directory(results: Path) -> Path:
             return directory
 
 
+NO_COMMIT, DIRTY = "nogit", "-dirty"
+
+
 def git_revision() -> str:
     """The short commit, ``-dirty`` if files differ from it, or ``nogit``."""
     commit = _git("rev-parse", "--short", "HEAD")
     if commit is None:
-        return "nogit"
-    return f"{commit}-dirty" if _git("status", "--porcelain", "--untracked-files=no") else commit
+        return NO_COMMIT
+    return commit + (DIRTY if _git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def is_commit(revision: str) -> bool:
+    """Whether a revision says exactly what ran."""
+    return revision != NO_COMMIT and not revision.endswith(DIRTY)
 
 
 def machine() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from bench import capacity_report, crash
 from bench.capacity import LAYOUT
 from bench.exchange_client import HarnessError
 from bench.findings import Findings
-from bench.records import DEFAULT_DIRECTORY, read_summaries
+from bench.records import DEFAULT_DIRECTORY, is_commit, read_summaries
 from bench.report import milliseconds
 from bench.service import ROOT
 from bench.trial import Summary
@@ -18,6 +18,7 @@ from bench.trial import Summary
 BEGIN, END = "<!-- measured: python -m bench tables -->", "<!-- /measured -->"
 PUBLISHED, AVERAGE = "publish", "average"
 REPEATS_MIN = 3
+CHART = "capacity"  # of all runs that are published together
 # Which cases a README shows.
 READMES = {
     "README.md": ("v1", "v2", "v3"),
@@ -59,18 +60,37 @@ def newest_published(results: Path = DEFAULT_DIRECTORY) -> Path | None:
 
     It has ``REPEATS_MIN`` repeats at least: of fewer there is hardly a range.
     """
-    published = [
-        run
-        for run, conditions in _runs(results)
-        if conditions.get("layout") == LAYOUT
+    published = [run for run, conditions in _runs(results) if _is_published(conditions)]
+    return published[-1] if published else None
+
+
+def published_with(run: Path) -> list[Path]:
+    """A run, and if it is published those of the same product and machine before it, oldest first.
+
+    They measured one thing in different hours. What was not committed is like nothing else.
+    """
+    own = _conditions(run)
+    if not _is_published(own) or not is_commit(own["git"]):
+        return [run]
+    return [
+        each
+        for each, conditions in _runs(run.parent)
+        if each.name <= run.name
+        and _is_published(conditions)
+        and all(conditions[name] == own[name] for name in ("git", "machine", "python"))
+    ]
+
+
+def _is_published(conditions: dict[str, Any]) -> bool:
+    return bool(
+        conditions.get("layout") == LAYOUT
         and conditions["mode"]["name"] == PUBLISHED
         and conditions["options"]["trial_s"] is None
         and conditions["options"]["repeats"] >= REPEATS_MIN
         and conditions["options"]["profile"] == AVERAGE
         and {"v1", "v2", "v3"} <= set(conditions["options"]["cases"])
         and not (conditions["partial"] or conditions["void"])
-    ]
-    return published[-1] if published else None
+    )
 
 
 def _runs(results: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -124,28 +144,51 @@ def _way_to_results(readme: Path) -> str:
 
 
 def _capacities(run: Path, versions: Sequence[str], way: str) -> list[str]:
-    conditions = _conditions(run)
-    machine, place = conditions["machine"], f"{way}{run.name}"
-    every = capacity_report.read(run)
+    conditions, runs = _conditions(run), published_with(run)
+    machine = conditions["machine"]
+    every = capacity_report.read_pooled(runs)
     shown = [each for each in every.cases if _version(each.case) in versions]
-    findings = Findings(every.mode, every.profile, every.null, shown)
-    repeats = conditions["options"]["repeats"]
-    of_repeats = "One search: how much it varies from run to run is not shown."
-    if repeats > 1:
-        of_repeats = f"The range is that of {repeats} repeats."
-    of_repeats += " The latencies at single loads are of one trial each."
-    if (planned := conditions["options"].get("repeats_planned")) is not None:
-        of_repeats += f" {planned} {'was' if planned == 1 else 'were'} planned."
+    findings = msgspec.structs.replace(every, cases=shown)
     return [
         f"`{conditions['command']}` on {machine['cores']} cores of an {machine['cpu']}, Python "
-        f"{conditions['python']}; service, generator and database share them. {of_repeats} "
-        f"[All figures, conditions and limits]({place}/report.md).",
+        f"{conditions['python']}; service, generator and database share them. "
+        f"{_of_repeats(runs, way)} The latencies at single loads are of one trial each. "
+        f"[All figures, conditions and limits]({way}{run.name}/report.md).",
         "",
-        f"![Capacity]({place}/capacity.svg)",
+        f"![Capacity]({way}{CHART}.svg)",
         *capacity_report.lines_of(findings),
+        *(_by_run(runs) if not way else []),
         *_limit_of_database(findings, run.parent, way),
-        *_losses(run, versions, way),
+        *_losses(every, run.parent, versions, way),
     ]
+
+
+def _of_repeats(runs: Sequence[Path], way: str) -> str:
+    """Over what the ranges of published runs are, as sentences."""
+    options = [_conditions(run)["options"] for run in runs]
+    repeats = sum(each["repeats"] for each in options)
+    if len(runs) == 1:
+        text = f"The range is that of {repeats} repeats."
+    else:
+        parts = [
+            f"[{each['repeats']} in {run.name}]({way}{run.name}/report.md)"
+            for run, each in zip(runs, options, strict=True)
+        ]
+        text = (
+            f"Capacities and shares are medians with the range of {repeats} repeats in different "
+            f"hours, {', '.join(parts)}, all of one commit; the rest is of the last run."
+        )
+    if (planned := options[-1].get("repeats_planned")) is not None:
+        text += f" {planned} {'was' if planned == 1 else 'were'} planned."
+    return text
+
+
+def _by_run(runs: Sequence[Path]) -> list[str]:
+    """Each run by itself, where there are several."""
+    if len(runs) == 1:
+        return []
+    found = {run.name.partition("_")[0]: capacity_report.read(run) for run in runs}
+    return ["", "Run by run:", "", *capacity_report.run_table(found)]
 
 
 def _limit_of_database(found: Findings, results: Path, way: str) -> list[str]:
@@ -165,11 +208,11 @@ def _limit_of_database(found: Findings, results: Path, way: str) -> list[str]:
     ]
 
 
-def _losses(run: Path, versions: Sequence[str], way: str) -> list[str]:
+def _losses(every: Findings, results: Path, versions: Sequence[str], way: str) -> list[str]:
     """What a crash costs in each mode, beside its capacity; nothing without a run of crashes."""
     from bench import loss  # noqa: PLC0415 - matplotlib takes a second to import
 
-    killed = loss.of_runs(run, runs_of(crash.LAYOUT, run.parent, whole=True))
+    killed = loss.of_runs(every.cases, runs_of(crash.LAYOUT, results, whole=True))
     known = [mode for mode in killed if _version(mode.case) in versions]
     if not known:
         return []
@@ -236,16 +279,20 @@ def updated(readme: Path, versions: Sequence[str], results: Path = DEFAULT_DIREC
 
 
 def write_all() -> list[Path]:
-    """Renew every README, and the chart that they share; the files."""
+    """Renew every README, and the charts that they share; the files."""
     files = [ROOT / name for name in READMES]
     for readme, versions in zip(files, READMES.values(), strict=True):
         readme.write_text(updated(readme, versions))
-    published, crashed = newest_published(), runs_of(crash.LAYOUT, whole=True)
-    return files if published is None or not crashed else [*files, *_draw(published, crashed)]
+    published = newest_published()
+    return files if published is None else [*files, *_draw(published_with(published))]
 
 
-def _draw(published: Path, crashed: Sequence[Path]) -> list[Path]:
-    from bench import chart_style, loss  # noqa: PLC0415 - as above
+def _draw(published: Sequence[Path]) -> list[Path]:
+    from bench import capacity_charts, chart_style, loss  # noqa: PLC0415 - as above
 
-    chart = loss.chart(loss.of_runs(published, crashed))
-    return chart_style.save(chart, DEFAULT_DIRECTORY / loss.CHART)
+    carried = capacity_report.read_pooled(published)
+    drawn = {CHART: capacity_charts.capacity(carried)}
+    if crashed := runs_of(crash.LAYOUT, whole=True):
+        drawn[loss.CHART] = loss.chart(loss.of_runs(carried.cases, crashed))
+    files = [chart_style.save(chart, DEFAULT_DIRECTORY / name) for name, chart in drawn.items()]
+    return [file for both in files for file in both]

@@ -32,9 +32,10 @@ from bench.capacity_report import (
     capacity_text,
     log_lines,
     point_table,
+    run_table,
     tight_text,
 )
-from bench.findings import Finding, Range, found
+from bench.findings import Finding, Range, found, pooled
 from bench.report import Printer
 from bench.trials import LogWrites, Record
 from bench.verdict import Verdict
@@ -312,6 +313,63 @@ def test_a_repeat_that_was_broken_off_counts_only_where_no_other_is() -> None:
     alone = searched_in_three_repeats((1, 1000.0, passed, passed))
     assert (alone.repeats, alone.confirmed) == (1, False)
     assert alone.capacity.median == 1000.0
+
+
+PASSED, FAILED = Verdict.PASS, Verdict.FAIL
+
+
+def searched_between(
+    rates: dict[str, tuple[float, float]], repeats: int = 1, times: int = 3
+) -> tuple[Options, list[Record]]:
+    """A run that found each case stable at one rate and not at the other, in every repeat."""
+    done = [
+        a_trial(case=case, repeat=repeat, rate=rate, verdict=verdict, verdict_tight=verdict)
+        for case, both in rates.items()
+        for repeat in range(1, repeats + 1)
+        for rate, verdict in zip(both, (PASSED, FAILED), strict=True)
+        for _ in range(times)
+    ]
+    return Options([*rates][1:], "publish", "average", 1, {}, repeats), done
+
+
+def test_runs_of_one_product_have_one_median_and_one_range_over_all_their_repeats() -> None:
+    earlier = searched_between({"null": (1000.0, 1020.0), "v3": (800.0, 810.0)}, repeats=2)
+    later = searched_between(
+        {"null": (900.0, 910.0), "v3": (630.0, 640.0), "v3-wal": (567.0, 570.0)}, times=1
+    )
+    findings = pooled([earlier, later])
+    v3, logged = findings.cases
+    assert (v3.repeats, v3.capacity, v3.tight) == (3, *[Range(800.0, 630.0, 800.0)] * 2)
+    assert v3.unstable_from == v3.tight_unstable_from == Range(810.0, 640.0, 810.0)
+    assert v3.of_null_range == Range(0.8, 0.7, 0.8)
+    assert (v3.confirmed, v3.repeats_confirmed) == (False, 2)
+    assert capacity_text(v3) == "800 % (630–800), 2 of 3 confirmed"
+    assert v3.trials == 2  # what is no range is that of the last run
+    assert (logged.repeats, logged.capacity.median) == (1, 567.0)
+    assert logged.of_flush.median == pytest.approx(0.9)
+    assert findings.null is not None
+    assert findings.null.capacity == Range(1000.0, 900.0, 1000.0)
+
+
+def test_one_run_alone_says_the_same_pooled_or_not() -> None:
+    run = searched_between({"null": (1000.0, 1020.0), "v3": (800.0, 810.0)}, repeats=2)
+    assert pooled([run]) == found(*run)
+
+
+def test_runs_are_shown_one_by_one_with_how_far_they_are_apart() -> None:
+    first = found(*searched_between({"null": (1000.0, 1020.0), "v3": (880.0, 890.0)}))
+    second = found(
+        *searched_between({"null": (1000.0, 1020.0), "v3": (800.0, 810.0), "v1": (100.0, 102.0)})
+    )
+    rows = [
+        [cell.strip() for cell in row.strip("|").split("|")]
+        for row in run_table({"a": first, "b": second})[2:]
+    ]
+    assert rows == [
+        ["v3", "880 %", "800 %", "10 %", "88 %", "80 %", "10 %"],
+        ["null", "1000 %", "1000 %", "0 %", "100 %", "100 %", "0 %"],
+        ["v1", "–", "100 %", "–", "–", "10 %", "–"],
+    ]
 
 
 def test_what_limits_is_said_of_the_capacity_with_each_repeat_counted_once() -> None:

@@ -142,6 +142,18 @@ SEARCHED = {
 }
 
 
+PUBLISHED_RUN = {
+    "git": "1234567",
+    "machine": {"cores": 2},
+    "python": "3.11.7",
+    "layout": LAYOUT,
+    "mode": {"name": "publish"},
+    "options": SEARCHED,
+    "partial": False,
+    "void": False,
+}
+
+
 @pytest.mark.parametrize(
     ("options", "published"),
     [
@@ -157,12 +169,44 @@ def test_only_a_whole_search_of_all_cases_on_the_average_day_is_published(
 ) -> None:
     run = tmp_path / "20260101T000000Z_a"
     run.mkdir()
-    conditions = {
-        "layout": LAYOUT,
-        "mode": {"name": "publish"},
-        "options": SEARCHED | options,
-        "partial": False,
-        "void": False,
-    }
-    records.write_json(run / "meta.json", conditions)
+    records.write_json(run / "meta.json", PUBLISHED_RUN | {"options": SEARCHED | options})
     assert tables.newest_published(tmp_path) == (run if published else None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "together"),
+    [
+        ({}, True),
+        ({"git": "7654321"}, False),
+        ({"git": "1234567-dirty"}, False),
+        ({"machine": {"cores": 4}}, False),
+        ({"python": "3.14.0"}, False),
+        ({"partial": True}, False),
+        ({"mode": {"name": "default"}}, False),
+    ],
+)
+def test_a_published_run_stands_with_those_before_it_of_the_same_product_and_machine(
+    tmp_path: Path, changes: dict[str, object], together: bool
+) -> None:
+    other, run, later = (tmp_path / f"2026010{day}T000000Z_a" for day in (1, 2, 3))
+    for place, own in ((other, changes), (run, {}), (later, {})):
+        place.mkdir()
+        records.write_json(place / "meta.json", PUBLISHED_RUN | own)
+    assert tables.published_with(run) == ([other, run] if together else [run])
+
+
+def test_a_run_that_is_not_published_stands_alone(tmp_path: Path) -> None:
+    runs = [tmp_path / f"2026010{day}T000000Z_a" for day in (1, 2)]
+    for run, own in zip(runs, ({}, {"mode": {"name": "quick"}}), strict=True):
+        run.mkdir()
+        records.write_json(run / "meta.json", PUBLISHED_RUN | own)
+    assert tables.published_with(runs[1]) == runs[1:]
+
+
+@pytest.mark.parametrize("revision", ["1234567-dirty", "nogit"])
+def test_what_was_never_committed_is_like_no_other_run(tmp_path: Path, revision: str) -> None:
+    runs = [tmp_path / f"2026010{day}T000000Z_a" for day in (1, 2)]
+    for run in runs:
+        run.mkdir()
+        records.write_json(run / "meta.json", PUBLISHED_RUN | {"git": revision})
+    assert tables.published_with(runs[1]) == runs[1:]

@@ -63,10 +63,10 @@ def test_casev1_is_shown_as_a_share_of_what_postgresql_does_alone(tmp_path: Path
     assert published is not None
     run = tmp_path / published.name
     run.mkdir()
-    for name in ("meta.json", "summary.json"):
+    for name in ("meta.json", "trials.jsonl"):
         shutil.copy(published / name, run)
     assert "PostgreSQL alone" not in measured(["v1"], ROOT / "README.md", tmp_path)
-    [found] = [each for each in capacity_report.read(run).cases if each.case == "v1"]
+    [found] = [each for each in capacity_report.read(published).cases if each.case == "v1"]
     assert found.capacity.median is not None
     alone = pgbench.Reached(8, 30, 1.0, 2 * found.capacity.median, {})
     records.write_json(run / pgbench.FILE, msgspec.to_builtins(alone))
@@ -97,7 +97,7 @@ def test_a_loss_against_a_promise_is_shown_and_marked_until_a_newer_run_has_none
     assert published is not None
     run = tmp_path / published.name
     run.mkdir()
-    for name in ("meta.json", "summary.json"):
+    for name in ("meta.json", "trials.jsonl"):
         shutil.copy(published / name, run)
 
     def rows() -> dict[str, str]:
