@@ -1,10 +1,11 @@
 """Capacity against loss: what each case carries in each mode, and what a crash costs there.
 
-The capacities are the published ones, the losses those of the newest run of crashes in
-which a mode was killed.
+The capacities are the published ones, the losses those of the newest run of crashes in which a
+mode was killed at that many orders per second.
 """
 
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -43,6 +44,11 @@ class Mode(NamedTuple):
     faults: Sequence[str] = ()
 
     @property
+    def orders_per_s(self) -> int:
+        """What it was offered."""
+        return round(self.crashes[0].offered_per_s)
+
+    @property
     def lost(self) -> list[int]:
         """Acknowledged orders, by crash."""
         return [each.lost for each in self.crashes]
@@ -54,15 +60,25 @@ class Mode(NamedTuple):
 
 
 def modes(carried: Sequence[Finding], crashed: Mapping[Path, Sequence[Crash]]) -> list[Mode]:
-    """All that was killed, with the capacity where it is known. Of several runs, oldest first, in
-    which a mode was killed the last one counts."""
+    """All that was killed, by case and then by rate, with the capacity where it is known.
+
+    Of several runs, oldest first, in which a mode was killed at one rate the last one counts.
+    """
     of_case = {each.case: each for each in carried}
-    found = {
-        case: Mode(case, of_case.get(case), own, run)
+    every = [
+        Mode(case, of_case.get(case), own, run)
         for run, crashes in crashed.items()
         for case, own in by_case(crashes).items()
-    }
-    return list(found.values())
+    ]
+    found = {(mode.case, mode.orders_per_s): mode for mode in every}
+    return [found[key] for key in sorted(found)]
+
+
+def of_one_rate(known: Sequence[Mode]) -> list[Mode]:
+    """Those at the rate at which most modes were killed, of several such the lowest."""
+    killed = Counter(mode.orders_per_s for mode in known)
+    rate = min(killed, key=lambda each: (-killed[each], each), default=0)
+    return [mode for mode in known if mode.orders_per_s == rate]
 
 
 def of_runs(carried: Sequence[Finding], crashed: Sequence[Path]) -> list[Mode]:
@@ -87,14 +103,15 @@ def _row(mode: Mode) -> tuple[str, ...]:
         mode.case,
         promise(mode.case),
         "–" if mode.carried is None else capacity_text(mode.carried),
-        f"{len(mode.crashes)}, {mode.crashes[0].offered_per_s:,.0f}",
+        f"{len(mode.crashes)}, {mode.orders_per_s:,}",
         f"{statistics.median(mode.lost):g} ({max(mode.lost)}){mode.verdict}",
     )
 
 
 def chart(known: Sequence[Mode]) -> Figure:
-    """A mark for each mode whose capacity is known: the range of the capacity, the losses of all
-    crashes and their median."""
+    """A mark for each mode whose capacity is known, all killed at one rate: the range of the
+    capacity, the losses of all crashes and their median."""
+    known = of_one_rate(known)
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.subplots()
     figure.suptitle("What a crash costs, against what is carried", weight="bold")
@@ -126,8 +143,7 @@ def chart(known: Sequence[Mode]) -> Figure:
     axes.set_xlim(0, 1.25 * axes.get_xlim()[1])  # room for the words of the last
     axes.set_ylim(-0.08 * (most + 1), 1.25 * (most + 1))
     axes.set_xlabel("capacity at p99 ≤ 50 ms, percent of B3")
-    offered = {round(mode.crashes[0].offered_per_s) for mode in known}
-    at_rate = f" at {offered.pop():,} orders/s" if len(offered) == 1 else ""
+    at_rate = f" at {known[0].orders_per_s:,} orders/s" if known else ""
     axes.set_ylabel(f"acknowledged orders lost by kill -9{at_rate}")
     figure.supxlabel("mark: median; dashes: every crash; line: range of the capacity", fontsize=8)
     return figure

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from bench_records import a_trial
+from msgspec.structs import replace
 
 from bench import loss
 from bench.capacity import Options
@@ -43,6 +44,23 @@ def test_the_newest_run_in_which_a_mode_was_killed_counts() -> None:
         ("v3", RUN, 3),
         ("v3-wal", LATER, 2),
     ]
+
+
+def test_a_mode_has_a_row_for_each_rate_at_which_it_was_killed_and_the_chart_has_one_rate() -> None:
+    faster = [replace(crash("v3", 1, 40), offered_per_s=2100.0)]
+    known = loss.modes([carried("v3", 800.0), carried("v3-wal", 700.0)], {LATER: faster, **CRASHES})
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in loss.lines_of(known)[2:]]
+    assert [(row[0], *row[3:]) for row in rows] == [
+        ("v3", "3, 700", "5 (10)"),
+        ("v3", "1, 2,100", "40 (40)"),
+        ("v3-wal", "1, 700", "0 (0)"),
+    ]
+    [axes] = loss.chart(known).axes
+    assert [text.get_text().splitlines()[0] for text in axes.texts] == [
+        "v3: 800 %, 5 lost",
+        "v3-wal: 700 %, 0 lost",
+    ]
+    assert "at 700 orders/s" in axes.get_ylabel()
 
 
 def test_a_mode_that_broke_its_promise_is_marked_and_says_how() -> None:
