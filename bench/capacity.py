@@ -301,7 +301,8 @@ def trusted_per_s(done: Sequence[Record]) -> float:
 
 
 class Run:
-    """A results directory that grows by one trial after the other.
+    """A results directory that grows by one trial after the other. Raises HarnessError when it does
+    so by another process.
 
     ``after_s`` is how long other runs will take after it, for the time that is left.
     """
@@ -316,6 +317,7 @@ class Run:
         modules: Modules | None = None,
         after_s: float = 0.0,
     ) -> None:
+        records.claim(directory)
         self.directory = directory
         self.options = options
         self.done = trials.read(directory) if (directory / trials.FILE).exists() else []

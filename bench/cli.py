@@ -32,13 +32,13 @@ from bench.options import (
 from bench.service import Place
 from bench.traffic import PROFILES
 from bench.trial import Plan, Summary
-from common.database import conninfo
 from common.postgres import connection_error_line
 
 VERSIONS = ("v1", "v2", "v3")
 # What the compose files set for a service that only this machine can reach.
 COMPOSE_ADMIN_KEY = "local-bench-only"
 DEFAULT_URL = "http://localhost:8000"
+CONNECT_TIMEOUT_S = 5
 
 
 def parser() -> argparse.ArgumentParser:
@@ -243,7 +243,7 @@ def _place(options: argparse.Namespace, printer: report.Printer) -> Iterator[Pla
 def _check_database(url: str) -> None:
     """Raise HarnessError now, not after the load, if the audit could not read it."""
     try:
-        psycopg.connect(conninfo(url)).close()
+        psycopg.connect(url, connect_timeout=CONNECT_TIMEOUT_S).close()
     except psycopg.Error as error:
         raise HarnessError(connection_error_line(url, error)) from None
 

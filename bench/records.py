@@ -7,6 +7,7 @@ report.md          the tables and the exact command
 *.svg, *.png       charts, which ``python -m bench charts DIR`` draws again
 """
 
+import fcntl
 import importlib.metadata
 import io
 import os
@@ -55,6 +56,9 @@ LIMITS = (
     "The traffic is an estimate of an average day on B3, not a recording.",
 )
 ONE_RUN = "One run; run-to-run variation is not shown."
+
+# Runs that this process measures into, with the open directory that says so to others.
+_claimed: dict[Path, int] = {}
 
 
 def check_writable(results: Path) -> None:
@@ -166,6 +170,25 @@ def check_same_machine(directory: Path) -> None:
             f"{directory}: was begun on {begun['cores']} cores of {begun['cpu']}, here are "
             f"{here['cores']} of {here['cpu']}; go on there, or begin a new run"
         )
+
+
+def claim(directory: Path) -> None:
+    """Keep every other process from measuring into a run, for as long as this one lives.
+
+    Raises HarnessError when another one has it already.
+    """
+    place = directory.resolve()
+    if place in _claimed:
+        return
+    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise HarnessError(
+            f"{directory}: another process measures into it; wait until it has ended, or stop it"
+        ) from None
+    _claimed[place] = descriptor
 
 
 def resume_lines(meta: dict[str, Any]) -> list[str]:

@@ -139,12 +139,15 @@ def _new(asked: argparse.Namespace) -> tuple[Path, Options]:
     # In their own order, whatever order they were given in.
     cases = [case for case in VERSIONS if case in asked.version]
     profiles = [profile for profile in PROFILES if profile in asked.profile]
-    return records.new_directory(asked.out), Options(cases, profiles, asked.seed, pins)
+    directory = records.new_directory(asked.out)
+    records.claim(directory)
+    return directory, Options(cases, profiles, asked.seed, pins)
 
 
 def _resumed(directory: Path) -> tuple[Path, Options]:
     options = records.read_options(directory, LAYOUT, Options)
     records.check_same_machine(directory)
+    records.claim(directory)
     return directory, options
 
 

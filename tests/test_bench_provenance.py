@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from synthetic import capacity_run, sensitivity_run
 from bench import capacity_cli, check_command, records, sensitivity, sensitivity_cli
 from bench.capacity import Options
 from bench.exchange_client import HarnessError
+from bench.service import ROOT
 
 START = {
     "command": "python -m bench as it was begun",
@@ -106,6 +109,32 @@ def test_a_run_does_not_go_on_on_another_machine(
     assert "was begun on" in said
     assert said.count("\n") == 1
     assert meta_of(directory) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "made"), [("capacity", a_capacity_run), ("sensitivity", a_sensitivity_run)]
+)
+def test_one_process_at_a_time_measures_into_a_run(
+    command: str, made: Callable[[Path], Resume], tmp_path: Path
+) -> None:
+    directory = tmp_path / "run"
+    made(directory)
+    records.claim(directory)
+    before = meta_of(directory)
+    resume = [sys.executable, "-m", "bench", command, "--resume", str(directory)]
+    done = subprocess.run(resume, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "another process measures into it" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert meta_of(directory) == before
+
+
+def test_a_run_is_free_again_when_the_process_that_had_it_is_gone(tmp_path: Path) -> None:
+    claim = (
+        "import sys, pathlib; from bench import records; records.claim(pathlib.Path(sys.argv[1]))"
+    )
+    subprocess.run([sys.executable, "-c", claim, str(tmp_path)], cwd=ROOT, check=True)
+    records.claim(tmp_path)
 
 
 def test_what_is_as_at_the_start_is_not_said_again(tmp_path: Path) -> None:
