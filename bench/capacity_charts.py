@@ -148,7 +148,7 @@ def _or_never(value: float, _: int) -> str:
 
 
 def percentiles(findings: Findings, done: Sequence[Record], directory: Path) -> Figure:
-    """All latencies of one trial a case: at the same load, and at the same share of capacity.
+    """All latencies of one trial a case: at about the same load, and share of its capacity.
 
     A load of B3 near which nothing was measured has no panel.
     """
@@ -183,7 +183,7 @@ def percentiles(findings: Findings, done: Sequence[Record], directory: Path) -> 
                 np.where(np.isfinite(ordered), ordered, np.nan),
                 color=COLOURS[number % len(COLOURS)],
                 linestyle=STYLES[number % len(STYLES)],
-                label=f"{each.case} at {one.rate:g} %",
+                label=_load_text(each, one, shares=chosen is relative),
             )
     for axes in panels:
         limit_line(axes)
@@ -193,6 +193,13 @@ def percentiles(findings: Findings, done: Sequence[Record], directory: Path) -> 
     log_milliseconds(panels[0])
     panels[0].set_ylabel("latency (ms)")
     return figure
+
+
+def _load_text(each: Finding, one: Record, *, shares: bool) -> str:
+    share = (
+        f" ({one.rate / each.capacity.median:.2f} of it)" if shares and each.capacity.median else ""
+    )
+    return f"{each.case} at {one.rate:g} %{share}"
 
 
 def backlog(findings: Findings, done: Sequence[Record]) -> Figure:
