@@ -20,6 +20,7 @@ from common.settings import Settings, read_settings
 ALL_TOGETHER = ROOT / "docker-compose.yml"
 ALONE = {case: ROOT / case / "docker-compose.yml" for case in CASES}
 FILES = [ALL_TOGETHER, *ALONE.values()]
+IMAGE = (ROOT / "Dockerfile").read_text()
 # What a container has anyway, or what concerns the socket and the log of the embedded server.
 NOT_IN_CONTAINERS = {
     "listen_addresses",
@@ -80,7 +81,7 @@ def settings_of(service: Tree) -> Settings:
 
 def image_environment() -> dict[str, str]:
     """The settings that the image brings along."""
-    return dict(re.findall(r"\b(EXCHANGE_\w+)=(\S+)", (ROOT / "Dockerfile").read_text()))
+    return dict(re.findall(r"\b(EXCHANGE_\w+)=(\S+)", IMAGE))
 
 
 def database_of(service: Tree) -> str:
@@ -167,17 +168,31 @@ def test_an_exchange_has_time_to_store_everything_before_it_is_killed(file: Path
         assert int(service["stop_grace_period"].removesuffix("s")) > needed_s
 
 
+@pytest.mark.parametrize("name", ["casev2", "casev3"])
+@pytest.mark.parametrize("file", [ALL_TOGETHER, None], ids=["together", "alone"])
+def test_a_log_that_is_asked_for_outlives_its_container(name: str, file: Path | None) -> None:
+    file = file or ALONE[name]
+    [service] = [each for each in exchanges(file).values() if each["build"]["args"]["CASE"] == name]
+    assert service["environment"]["EXCHANGE_DURABILITY"] == "${EXCHANGE_DURABILITY:-flush}"
+    place = settings_of(service).wal_dir
+    [(volume, mounted)] = [each.split(":") for each in service["volumes"]]
+    assert mounted == str(place)
+    assert volume in load(file)["volumes"]
+    assert f"install --directory --owner=exchange --mode=700 {place}\n" in IMAGE
+
+
 @each_file
 def test_an_exchange_starts_when_its_database_is_healthy(file: Path) -> None:
     for service in exchanges(file).values():
         assert service["depends_on"] == {database_of(service): {"condition": "service_healthy"}}
     for service in databases(file).values():
-        assert service["healthcheck"]["test"][:2] == ["CMD", "pg_isready"]
+        # By TCP: while the image fills a new volume its server listens on a socket only.
+        assert service["healthcheck"]["test"][:3] == ["CMD", "pg_isready", "--host=127.0.0.1"]
 
 
 def test_the_image_asks_an_exchange_whether_it_is_healthy() -> None:
     port = image_environment()["EXCHANGE_PORT"]
-    [check] = re.findall(r"^HEALTHCHECK .*\\\n(.*)$", (ROOT / "Dockerfile").read_text(), re.M)
+    [check] = re.findall(r"^HEALTHCHECK .*\\\n(.*)$", IMAGE, re.M)
     assert f"http://127.0.0.1:{port}/health" in check
 
 
@@ -215,5 +230,5 @@ def test_every_database_keeps_its_data_in_a_volume_of_its_own(file: Path) -> Non
     # Since 18 the image keeps the cluster in a directory of its version below this one.
     volumes = [volume for body in databases(file).values() for volume in body["volumes"]]
     names = [volume.removesuffix(":/var/lib/postgresql") for volume in volumes]
-    assert names == list(load(file)["volumes"])
+    assert names == [name for name in load(file)["volumes"] if name.startswith("data")]
     assert len(volumes) == len(set(names)) == len(databases(file))
