@@ -28,10 +28,10 @@ from bench.options import (
     INTERRUPTED,
     SEED_MAX,
     Parser,
+    add_pins_and_out,
     between,
     one_of,
     parsed,
-    pins_of,
     stop_on_signals,
 )
 from bench.report import Printer
@@ -59,7 +59,12 @@ def parser() -> Parser:
         type=one_of(tuple(MODES)),
         help="quick (4 s a trial, 10 %%), default (10 s, 5 %%) or publish (30 s, 2.5 %%, 5 times)",
     )
-    made.add_argument("--profile", default="average", type=one_of(tuple(PROFILES)))
+    made.add_argument(
+        "--profile",
+        default="average",
+        type=one_of(tuple(PROFILES)),
+        help=f"the traffic: {', '.join(PROFILES)} (average)",
+    )
     made.add_argument("--seed", default=1, type=between(0, SEED_MAX, int), help="of the tapes (1)")
     made.add_argument("--repeats", type=between(1, 100, int), help="instead of the mode's")
     made.add_argument(
@@ -75,8 +80,7 @@ def parser() -> Parser:
         metavar="N",
         help="processes that share the tape, where one is not enough (1)",
     )
-    made.add_argument("--pins", type=pins_of, metavar="PINS")
-    made.add_argument("--out", default=records.DEFAULT_DIRECTORY, type=Path, metavar="DIR")
+    add_pins_and_out(made)
     made.add_argument(
         "--begin-at",
         type=Path,

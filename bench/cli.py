@@ -24,9 +24,9 @@ from bench.options import (
     SCALE_MIN,
     SEED_MAX,
     Parser,
+    add_pins_and_out,
     between,
     one_of,
-    pins_of,
     stop_on_signals,
 )
 from bench.service import Place
@@ -77,7 +77,6 @@ def parser() -> argparse.ArgumentParser:
         help=f"the traffic: {', '.join(PROFILES)}",
     )
     made.add_argument("--no-reads", action="store_true", help="orders and cancels only")
-    made.add_argument("--out", default=records.DEFAULT_DIRECTORY, type=Path, metavar="DIR")
     made.add_argument(
         "--admin-key",
         help="of the service (EXCHANGE_ADMIN_API_KEY; else the one of the compose files)",
@@ -90,9 +89,7 @@ def parser() -> argparse.ArgumentParser:
         type=between(1, 65535, int),
         help="with --spawn: of the service (a free one)",
     )
-    made.add_argument(
-        "--pins", type=pins_of, metavar="PINS", help="none, or such as service=0,generator=1"
-    )
+    add_pins_and_out(made)
     return made
 
 
@@ -189,7 +186,11 @@ class _Results:
         records.write_json(self.directory / "summary.json", self.summaries)
         conditions = records.meta(self._command, self._conditions(place))
         records.write_json(self.directory / "meta.json", conditions)
-        text = report.markdown(self._command, self.summaries, (*records.LIMITS, records.ONE_RUN))
+        limits = [*records.LIMITS, records.ONE_RUN]
+        if not conditions["spawned"]:
+            case = f"case{summary.version}"
+            limits.append(f"The service ran already; --version says that it is {case}.")
+        text = report.markdown(self._command, self.summaries, limits)
         (self.directory / "report.md").write_text(text)
         return summary
 

@@ -10,6 +10,7 @@ from bench.day import Options
 from bench.exchange_client import HarnessError
 from bench.options import SCALE_MAX, SCALE_MIN, between
 from bench.recording import Kind, Say
+from bench.search import rounded
 
 # So many fit into this machine's memory as requests that are encoded beforehand.
 ORDERS = 2_000_000
@@ -48,7 +49,7 @@ def options_of(asked: argparse.Namespace) -> Options:
     [case, *others] = recording.cases_of(asked)
     if others:
         raise HarnessError("--version: one case at a time")
-    rate = asked.scale or round(SHARE * recording.capacities(asked)[case])
+    rate = asked.scale or rounded(SHARE * recording.capacities(asked)[case])
     return Options(case, asked.orders, rate, asked.seed, recording.pins_for(asked))
 
 

@@ -20,7 +20,7 @@ from bench.exchange_client import HarnessError
 from bench.figures import GeneratorHealth
 from bench.load import DRAIN_S, WARMUP_S, drive
 from bench.loadgen import Spec
-from bench.options import INTERRUPTED, Parser, between, pins_of, stop_on_signals
+from bench.options import INTERRUPTED, Parser, add_pins_and_out, between, stop_on_signals
 from bench.report import Printer, milliseconds
 from bench.service import Place
 from bench.traffic import PROFILES, market
@@ -59,8 +59,7 @@ def parser() -> Parser:
     made.add_argument("--generators", type=between(1, 16, int), default=1, metavar="N")
     made.add_argument("--aiohttp", action="store_true", help="against the null server itself")
     made.add_argument("--rate", type=between(1, 1e6), help="only this one, in requests/s")
-    made.add_argument("--pins", type=pins_of, metavar="PINS")
-    made.add_argument("--out", default=records.DEFAULT_DIRECTORY, type=Path, metavar="DIR")
+    add_pins_and_out(made)
     return made
 
 

@@ -4,9 +4,10 @@ import argparse
 import os
 import signal
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
-from bench import service
+from bench import records, service
 
 SCALE_MIN, SCALE_MAX = 1.0, 10_000.0
 DURATION_MIN_S, DURATION_MAX_S = 1.0, 3600.0
@@ -23,20 +24,43 @@ class Parser(argparse.ArgumentParser):
         self.exit(self.wrong_usage, f"{message.removeprefix('argument ')}\n")
 
 
-def parsed(made: Parser, given: Sequence[str], *beside_resume: str) -> argparse.Namespace:
-    """What is asked for. With ``--resume`` only these options may be given besides, by name."""
+def parsed(made: Parser, given: Sequence[str], *beside: str) -> argparse.Namespace:
+    """What is asked for. With ``--resume`` or ``--renew`` only these options may be given besides,
+    by name."""
     asked = made.parse_args(given)
-    if asked.resume is not None:
+    for alone, why in _ALONE.items():
+        if getattr(asked, alone, None) is None:
+            continue
         # A default fills only what is not there yet, so what is given differs from None.
         bare = argparse.Namespace(**dict.fromkeys(vars(asked)))
         others = [
             f"--{name.replace('_', '-')}"
             for name, value in vars(made.parse_args(given, bare)).items()
-            if value is not None and name not in ("resume", *beside_resume)
+            if value is not None and name not in (alone, *beside)
         ]
         if others:
-            made.error(f"--resume: goes on as the run was begun; leave out {', '.join(others)}")
+            made.error(f"--{alone}: {why}; leave out {', '.join(others)}")
     return asked
+
+
+_ALONE = {"resume": "goes on as the run was begun", "renew": "measures nothing"}
+
+
+def add_pins_and_out(made: argparse.ArgumentParser) -> None:
+    """The options ``--pins`` and ``--out``, which every command has that measures."""
+    made.add_argument(
+        "--pins",
+        type=pins_of,
+        metavar="PINS",
+        help="which core each has: none, or such as service=0,generator=1,postgres=1",
+    )
+    made.add_argument(
+        "--out",
+        default=records.DEFAULT_DIRECTORY,
+        type=Path,
+        metavar="DIR",
+        help="where the directory of the run is made (results/)",
+    )
 
 
 def stop_on_signals() -> None:

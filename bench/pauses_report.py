@@ -12,6 +12,7 @@ from bench import records
 from bench.chart_style import BLUE, ORANGE, RED, save
 from bench.pauses import COLLECTORS, FILE, LAYOUT, Options, Pauses, all_ms, row
 from bench.report import milliseconds, table
+from bench.verdict import OVER_SHARE_MAX
 
 CHART = "pauses"
 GENERATIONS = {0: ("young", BLUE, ""), 1: ("middle", ORANGE, "///"), 2: ("old", RED, "xxx")}
@@ -43,7 +44,19 @@ def lines_of(found: Sequence[Pauses]) -> list[str]:
         rows.append(
             (one.case, words, f"{own.count:,}", *took, f"{own.share:.2%}", f"{one.in_time:.2%}")
         )
-    return table(headers, rows)
+    return [*table(headers, rows), *_warnings(found)]
+
+
+def _warnings(found: Sequence[Pauses]) -> list[str]:
+    """Which cases were offered more than they carry, if any."""
+    over = list(dict.fromkeys(one.case for one in found if one.in_time < 1.0 - OVER_SHARE_MAX))
+    if not over:
+        return []
+    return [
+        "",
+        f"**{', '.join(over)} did not carry this load: more than {OVER_SHARE_MAX:.0%} were late. "
+        "So these pauses are those of an overload. Give a smaller --scale.**",
+    ]
 
 
 def write(directory: Path) -> list[str]:

@@ -19,13 +19,13 @@ from bench.options import (
     SCALE_MIN,
     SEED_MAX,
     Parser,
+    add_pins_and_out,
     between,
     one_of,
-    pins_of,
     stop_on_signals,
 )
 from bench.report import Printer
-from bench.tables import newest_published
+from bench.tables import newest_published, published_with
 
 Options = TypeVar("Options")
 Say = Callable[[str], None]
@@ -57,8 +57,7 @@ def parser(kind: Kind, description: str | None, cases: Sequence[str], default: s
         help=f"of {', '.join(cases)} ({default})",
     )
     made.add_argument("--seed", default=1, type=between(0, SEED_MAX, int))
-    made.add_argument("--pins", type=pins_of, metavar="PINS")
-    made.add_argument("--out", default=records.DEFAULT_DIRECTORY, type=Path, metavar="DIR")
+    add_pins_and_out(made)
     return made
 
 
@@ -147,7 +146,7 @@ def add_capacity(made: Parser) -> None:
         default=[],
         metavar="V=PERCENT",
         type=_capacity,
-        help="of B3, by case (that of the newest published run)",
+        help="of B3, by case (as published)",
     )
 
 
@@ -163,7 +162,7 @@ def capacities(asked: argparse.Namespace) -> dict[str, float]:
     """That of each case: as given, or as published. Raises HarnessError where there is none."""
     found, published = dict[str, float](), newest_published()
     if published is not None:
-        for each in capacity_report.read(published).cases:
+        for each in capacity_report.read_pooled(published_with(published)).cases:
             if each.capacity.median is not None:
                 found[each.case] = each.capacity.median
     found |= dict(asked.capacity)

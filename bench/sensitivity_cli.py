@@ -15,10 +15,10 @@ from bench.options import (
     INTERRUPTED,
     SEED_MAX,
     Parser,
+    add_pins_and_out,
     between,
     one_of,
     parsed,
-    pins_of,
     stop_on_signals,
 )
 from bench.report import Printer
@@ -46,8 +46,7 @@ def parser() -> Parser:
         help=f"the traffic: {', '.join(PROFILES)} (the first six)",
     )
     made.add_argument("--seed", default=1, type=between(0, SEED_MAX, int), help="of the tapes (1)")
-    made.add_argument("--pins", type=pins_of, metavar="PINS")
-    made.add_argument("--out", default=records.DEFAULT_DIRECTORY, type=Path, metavar="DIR")
+    add_pins_and_out(made)
     made.add_argument("--resume", type=Path, metavar="DIR", help="go on with an interrupted run")
     return made
 

@@ -90,7 +90,8 @@ class Trial:
 def run(plan: Plan, place: Place, workdir: Path, say: Say, show: Show) -> Trial:
     """One trial on an empty exchange. Raises HarnessError when it cannot be done.
 
-    Ctrl-C after the warm-up gives a partial trial; before that there is nothing to keep.
+    Ctrl-C gives a partial trial of what had its time to be answered; before that there is nothing
+    to keep.
     """
     profile = traffic.PROFILES[plan.profile]
     market = traffic.market(profile, plan.seed, plan.scale)
@@ -126,9 +127,17 @@ def run(plan: Plan, place: Place, workdir: Path, say: Say, show: Show) -> Trial:
             )
     # After a stop the requests that were never due are no part of the run.
     samples = load.samples.only(np.arange(len(tape)) < load.offered)
+    if not load.finished.complete:
+        samples = judgeable(samples, load.finished.wall_s - WARMUP_S)
     if not len(samples.measured.kind):
         raise KeyboardInterrupt
     return Trial(_summary(plan, load, samples, checked), samples)
+
+
+def judgeable(samples: Samples, stopped_s: float) -> Samples:
+    """Without those that were under way at a stop: each of the others could take until the end of
+    a drain. The stop is in seconds after the first measured instant."""
+    return samples.only(samples.intended_s <= stopped_s - DRAIN_S)
 
 
 def with_finding(summary: Summary, check: str, finding: str) -> Summary:

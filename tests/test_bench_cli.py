@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -17,6 +18,8 @@ from typing import NamedTuple
 
 import psutil  # type: ignore[import-untyped]
 import pytest
+
+from bench.load import DRAIN_S
 
 pytestmark = pytest.mark.alone
 
@@ -199,6 +202,7 @@ def test_a_run_against_a_url_needs_few_packages_and_is_recorded(runs: Runs) -> N
     run = only_run(runs.results / "good")
     names = {path.name for path in run.iterdir()}
     assert {"meta.json", "summary.json", "report.md", "percentiles.svg", "samples"} <= names
+    assert "--version says that it is casev3" in (run / "report.md").read_text()
     meta = json.loads((run / "meta.json").read_text())
     assert (meta["seed"], meta["scales"], meta["partial"]) == (7, [5.0], False)
     (summary,) = json.loads((run / "summary.json").read_text())
@@ -251,7 +255,8 @@ def interrupted(how: int, results: Path) -> None:
         with process:
             assert process.stdout
             for line in process.stdout:
-                if " s of 60 s" in line:
+                elapsed = re.search(r"(\d+) s of 60 s", line)
+                if elapsed and int(elapsed[1]) > DRAIN_S:
                     break
             children = psutil.Process(process.pid).children(recursive=True)
             assert children
@@ -266,6 +271,8 @@ def interrupted(how: int, results: Path) -> None:
     assert not alive
     meta = json.loads((only_run(results) / "meta.json").read_text())
     assert meta["partial"]
+    (summary,) = json.loads((only_run(results) / "summary.json").read_text())
+    assert (summary["kinds"][-1]["errors"], summary["errors"]) == (0, {})
 
 
 def test_ctrl_c_keeps_what_there_is_and_leaves_no_process(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from bench import outcomes
 from bench.figures import STARVED_MAX, Samples, generator_health, percentile
 from bench.loadgen import SENT_AT_ONCE, WAITED_FOR_CONNECTION, WAITED_FOR_TARGET, Finished
 from bench.traffic import Kind
+from bench.trial import judgeable
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,14 @@ def test_a_percentile_is_the_least_value_that_enough_do_not_exceed(
     values: list[float], share: float, expected: float | None
 ) -> None:
     assert percentile(np.array(values), share) == expected
+
+
+def test_a_stop_leaves_out_what_was_under_way_and_not_what_was_late() -> None:
+    intended_s, answered = np.array([0.0, 1.0, 2.9, 3.0]), np.array([0.1, math.nan, 3.0, math.nan])
+    all_alike = np.zeros(4, dtype=np.int64)
+    seen = Samples(intended_s, intended_s, answered, all_alike, all_alike + 201, all_alike)
+    kept = judgeable(seen, stopped_s=3.0)
+    assert kept.intended_s.tolist() == [0.0, 1.0]
 
 
 @pytest.mark.parametrize("taken", [{"steal": 0.005}, {"queued_share": 0.005}])

@@ -476,6 +476,7 @@ def test_a_baseline_that_cannot_be_used_is_one_line(
         (["--renew", "a", "--resume", "b"], "--resume"),
         (["--resume", "a", "--pins", "none"], "leave out --pins"),
         (["--resume", "a", "--out", "b"], "leave out --out"),
+        (["--renew", "a", "--pins", "none", "--out", "b"], "leave out --pins, --out"),
         (["--renew"], "--renew"),
         (["--what"], "--what"),
     ],

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from bench_records import describe
+from msgspec.structs import replace
 
 from bench import pauses, pauses_cli, pauses_report, service
 from bench.exchange_client import HarnessError
@@ -37,6 +38,13 @@ def test_a_row_counts_the_pauses_of_all_generations() -> None:
 def test_a_row_without_pauses_has_no_longest() -> None:
     own = row(found())
     assert (own.count, own.p50, own.max, own.share) == (0, None, None, 0.0)
+
+
+def test_a_case_that_did_not_carry_its_load_is_named() -> None:
+    fine = found(young=[1.0])
+    assert not any("did not carry" in line for line in pauses_report.lines_of([fine]))
+    over = replace(fine, case="v1", in_time=0.98)
+    assert pauses_report.lines_of([fine, over])[-1].startswith("**v1 did not carry this load")
 
 
 def test_every_way_of_having_the_collector_has_a_name_in_the_charts() -> None:
