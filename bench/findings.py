@@ -231,7 +231,6 @@ def _knee(options: Options, case: str, by_repeat: Sequence[Sequence[Record]]) ->
         ),
         cpu_share=_mean_of(by_repeat, "cpu_share"),
         service_cores=1.0 if "service" in pins else float(processes),
-        database_cores=1.0,
         shares_generator=bool(pins) and pins.get("generator") == pins.get("postgres"),
         busy=_mean(busy),
         loop_lag_ms_p99=_median([one.loop_lag_ms_p99 for one in at_knee]),
