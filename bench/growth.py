@@ -17,6 +17,7 @@ import uvloop
 
 from bench import bed, service, stored_state, wire
 from bench.bed import Bed
+from bench.checking import FLUSH_PATIENCE_S
 from bench.exchange_client import Broker, HarnessError, Session, until_flushed
 from bench.figures import percentile
 from bench.service import Case
@@ -26,7 +27,6 @@ FILE = "growth.jsonl"
 PROFILE = "average"
 VERBS = ("book", "price", "balance", "old order", "closed orders", "open orders", "order", "cancel")
 ROUNDS, WARMUP_ROUNDS = 300, 30
-FLUSH_PATIENCE_S = 60.0
 _SHARES, _FIRST_PRICE, _PRICES, _PAGE = 100, 1_000, 20, 50
 _CHUNK = 500_000
 # History is older than all that the case has numbered itself.

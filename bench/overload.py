@@ -23,6 +23,7 @@ from bench.loadgen import WAITED_FOR_CONNECTION, Stage
 from bench.service import Case
 from bench.traffic import Flags, Floats
 from bench.usage import watching
+from bench.verdict import LIMIT_MS
 
 LAYOUT = "overload-1"
 FILE = "overload.jsonl"
@@ -33,7 +34,6 @@ BEFORE_S, AFTER_S = 10.0, 20.0
 # At 11 us of CPU each, as beside casev3 at three times its capacity, this is 77 % of a core; beyond
 # 85 % a generator is the limit.
 OFFERED_MAX_PER_S = 70_000.0
-NORMAL_MS = 50.0
 _BUSY = 503
 
 Say = Callable[[str], None]
@@ -210,7 +210,7 @@ def normal_after_s(options: Options, samples: Samples) -> float | None:
     """
     back_s = options.before_s + options.during_s
     samples = samples.only(samples.outcome != outcomes.TARGET_FAILED)
-    late = samples.failed | np.isnan(samples.done_s) | (samples.latency_ms > NORMAL_MS)
+    late = samples.failed | np.isnan(samples.done_s) | (samples.latency_ms > LIMIT_MS)
     normal_from = None
     for after in range(int(options.after_s) - 1, -1, -1):
         due = _within(samples.intended_s, back_s + after, back_s + after + 1)
