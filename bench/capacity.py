@@ -21,7 +21,7 @@ from bench.bed import Bed
 from bench.checking import Audit
 from bench.exchange_client import HarnessError
 from bench.figures import Samples
-from bench.load import DRAIN_S, WARMUP_S, drive
+from bench.load import DRAIN_S, WARMUP_S, Say, drive
 from bench.loadgen import Progress
 from bench.search import INVALID_REPEATS_MAX, Capacity, Probe, Vote, next_step, rounded
 from bench.service import NULL, Case
@@ -121,7 +121,6 @@ class Task:
     left: int
 
 
-Say = Callable[[str], None]
 Modules = dict[str, str]
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from bench import crash, recording
 from bench.crash import Course, Options, promises_all
 from bench.exchange_client import HarnessError
+from bench.load import Say
 from bench.options import SCALE_MAX, SCALE_MIN, between, one_of
-from bench.recording import Kind, Say
+from bench.recording import Kind
 from bench.verdict import FLUSH_AGE_MAX_MS
 
 VERSIONS = ("v1", "v2", "v3")

@@ -8,8 +8,9 @@ from bench import day, recording, records
 from bench.capacity_cli import CASES
 from bench.day import Options
 from bench.exchange_client import HarnessError
+from bench.load import Say
 from bench.options import SCALE_MAX, SCALE_MIN, between
-from bench.recording import Kind, Say
+from bench.recording import Kind
 
 # So many fit into this machine's memory as requests that are encoded beforehand.
 ORDERS = 2_000_000

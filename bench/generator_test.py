@@ -125,7 +125,7 @@ def offered(place: Place, per_s: float, generators: int) -> Reached:
             core=place.pins.get("generator"),
             output=str(Path(workdir) / "load.npz"),
         )
-        load = drive(spec, spec.tape(), place, lambda seen: None, generators=generators)
+        load = drive(spec, spec.tape(), place, generators=generators)
     measured = load.samples.measured
     return Reached(
         per_s,

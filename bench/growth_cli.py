@@ -6,8 +6,9 @@ from pathlib import Path
 
 from bench import growth, recording, records
 from bench.growth import Options
+from bench.load import Say
 from bench.options import between
-from bench.recording import Kind, Say
+from bench.recording import Kind
 
 VERSIONS = ("v1", "v2", "v3")
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)

@@ -10,7 +10,7 @@ others wait in the generator, which is not the service's doing.
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -18,7 +18,7 @@ import numpy as np
 
 from bench import bed, outcomes, traffic
 from bench.figures import Samples, percentile
-from bench.load import drive
+from bench.load import Say, drive
 from bench.loadgen import WAITED_FOR_CONNECTION, Stage
 from bench.service import Case
 from bench.traffic import Flags, Floats
@@ -35,8 +35,6 @@ BEFORE_S, AFTER_S = 10.0, 20.0
 # 85 % a generator is the limit.
 OFFERED_MAX_PER_S = 70_000.0
 _BUSY = 503
-
-Say = Callable[[str], None]
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -134,7 +132,7 @@ def run(options: Options, label: str, say: Say) -> Flood:
             spec = msgspec.structs.replace(spec, stages=stages(options, factor), connections=None)
             tape = spec.tape()
             say(f"{label}: {capacity:g} % is its capacity, {factor:.2g} times that is offered")
-            load = drive(spec, tape, place, lambda _: None)
+            load = drive(spec, tape, place)
             if not load.finished.complete:
                 raise KeyboardInterrupt
             audit = ready.read_back(place, tape, load, ready.sent(tape, load))

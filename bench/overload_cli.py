@@ -6,9 +6,10 @@ from pathlib import Path
 
 from bench import overload, recording, records
 from bench.capacity_cli import CASES
+from bench.load import Say
 from bench.options import DURATION_MAX_S, DURATION_MIN_S, between
 from bench.overload import Options
-from bench.recording import Kind, Say
+from bench.recording import Kind
 
 KIND = Kind(
     command="overload",

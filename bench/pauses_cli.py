@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import pauses, recording, records
+from bench.load import Say
 from bench.options import SCALE_MAX, SCALE_MIN, between
 from bench.pauses import Options
-from bench.recording import Kind, Say
+from bench.recording import Kind
 
 SCALE, SECONDS = 600.0, 60.0
 KIND = Kind(

@@ -13,6 +13,7 @@ from bench import capacity_report, records, service
 from bench.capacity import beside_the_generator
 from bench.capacity_cli import CASES
 from bench.exchange_client import HarnessError
+from bench.load import Say
 from bench.options import (
     INTERRUPTED,
     SCALE_MAX,
@@ -28,7 +29,6 @@ from bench.report import Printer
 from bench.tables import newest_published
 
 Options = TypeVar("Options")
-Say = Callable[[str], None]
 # Measures, writes down what is over, and gives back the faults, best as they are found.
 Work = Callable[[Options, Path, Say], Iterable[str]]
 
