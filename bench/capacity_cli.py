@@ -28,10 +28,10 @@ from bench.options import (
     INTERRUPTED,
     SEED_MAX,
     Parser,
+    add_place,
     between,
     one_of,
     parsed,
-    pins_of,
     stop_on_signals,
 )
 from bench.report import Printer
@@ -75,8 +75,7 @@ def parser() -> Parser:
         metavar="N",
         help="processes that share the tape, where one is not enough (1)",
     )
-    made.add_argument("--pins", type=pins_of, metavar="PINS")
-    made.add_argument("--out", default=records.DEFAULT_DIRECTORY, type=Path, metavar="DIR")
+    add_place(made)
     made.add_argument(
         "--begin-at",
         type=Path,
@@ -162,7 +161,6 @@ def _new(asked: argparse.Namespace, printer: Printer) -> Run:
     records.check_writable(asked.out)
     for label in asked.version:
         service.check_spawnable(label, None)
-    pins = service.default_pins() if asked.pins is None else asked.pins
     repeats = asked.repeats or MODES[asked.mode].repeats
     cases = list(dict.fromkeys(asked.version))
     options = Options(
@@ -170,7 +168,7 @@ def _new(asked: argparse.Namespace, printer: Printer) -> Run:
         asked.mode,
         asked.profile,
         asked.seed,
-        pins,
+        asked.pins,
         repeats,
         asked.generators,
         trial_s=asked.trial_seconds,

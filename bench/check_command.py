@@ -15,7 +15,7 @@ from bench.capacity import Options, Run
 from bench.capacity_cli import measure, read_options
 from bench.exchange_client import HarnessError
 from bench.gate import Answer, Baseline
-from bench.options import INTERRUPTED, Parser, parsed, pins_of, stop_on_signals
+from bench.options import INTERRUPTED, Parser, add_place, parsed, stop_on_signals
 from bench.report import Printer, table
 from bench.service import NULL
 
@@ -57,8 +57,7 @@ def parser() -> Parser:
         metavar="RUN_DIR",
         help="measure nothing; make the baseline from a capacity run, mode default or publish",
     )
-    made.add_argument("--pins", type=pins_of, metavar="PINS")
-    made.add_argument("--out", default=records.DEFAULT_DIRECTORY, type=Path, metavar="DIR")
+    add_place(made)
     return made
 
 
@@ -146,8 +145,7 @@ def options_for(baseline: Baseline, pins: dict[str, int]) -> Options:
 
 
 def _run(asked: argparse.Namespace, baseline: Baseline, printer: Printer) -> Run:
-    pins = service.default_pins() if asked.pins is None else asked.pins
-    wanted = options_for(baseline, pins)
+    wanted = options_for(baseline, asked.pins)
     if asked.resume is None:
         records.check_writable(asked.out)
         for case in wanted.cases:

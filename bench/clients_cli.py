@@ -53,7 +53,7 @@ def options_of(asked: argparse.Namespace) -> Options:
         duration_s=asked.seconds,
         counts={kind.label: max(1, round(asked.share * kind.number)) for kind in KINDS},
         seed=asked.seed,
-        pins=recording.pins_for(asked),
+        pins=asked.pins,
     )
 
 

@@ -48,7 +48,7 @@ def main(given: Sequence[str]) -> int:
 def options_of(asked: argparse.Namespace) -> Options:
     """What is asked for."""
     cases = labels(asked.version, asked.durability)
-    return Options(cases, asked.scale, asked.cycles, asked.seed, recording.pins_for(asked))
+    return Options(cases, asked.scale, asked.cycles, asked.seed, asked.pins)
 
 
 def labels(versions: Sequence[str], durability: Sequence[str]) -> list[str]:

@@ -50,7 +50,7 @@ def options_of(asked: argparse.Namespace) -> Options:
     if others:
         raise HarnessError("--version: one case at a time")
     rate = asked.scale or round(SHARE * recording.capacities(asked)[case])
-    return Options(case, asked.orders, rate, asked.seed, recording.pins_for(asked))
+    return Options(case, asked.orders, rate, asked.seed, asked.pins)
 
 
 def measure(options: Options, directory: Path, say: Say) -> Iterator[str]:

@@ -42,7 +42,7 @@ def options_of(asked: argparse.Namespace) -> Options:
         cases=list(capacities),
         rates={case: rounded(asked.share * found) for case, found in capacities.items()},
         seed=asked.seed,
-        pins=recording.pins_for(asked),
+        pins=asked.pins,
     )
 
 

@@ -20,7 +20,7 @@ from bench.exchange_client import HarnessError
 from bench.figures import GeneratorHealth
 from bench.load import DRAIN_S, WARMUP_S, drive
 from bench.loadgen import Spec
-from bench.options import INTERRUPTED, Parser, between, pins_of, stop_on_signals
+from bench.options import INTERRUPTED, Parser, add_place, between, stop_on_signals
 from bench.report import Printer, milliseconds
 from bench.service import Place
 from bench.traffic import PROFILES, market
@@ -59,8 +59,7 @@ def parser() -> Parser:
     made.add_argument("--generators", type=between(1, 16, int), default=1, metavar="N")
     made.add_argument("--aiohttp", action="store_true", help="against the null server itself")
     made.add_argument("--rate", type=between(1, 1e6), help="only this one, in requests/s")
-    made.add_argument("--pins", type=pins_of, metavar="PINS")
-    made.add_argument("--out", default=records.DEFAULT_DIRECTORY, type=Path, metavar="DIR")
+    add_place(made)
     return made
 
 
@@ -68,7 +67,6 @@ def main(given: Sequence[str]) -> int:
     """Exit code 0, 1 with one line, or 130 (interrupted)."""
     asked = parser().parse_args(given)
     stop_on_signals()
-    pins = service.default_pins() if asked.pins is None else asked.pins
     printer = Printer()
     reached: list[Reached] = []
     per_s = asked.rate or FIRST_PER_S
@@ -76,8 +74,8 @@ def main(given: Sequence[str]) -> int:
     try:
         records.check_writable(asked.out)
         while True:
-            with service.null_server(pins, *([] if asked.aiohttp else ["--bare"])) as running:
-                place = Place(running.target, None, pins, running)
+            with service.null_server(asked.pins, *([] if asked.aiohttp else ["--bare"])) as running:
+                place = Place(running.target, None, asked.pins, running)
                 reached.append(offered(place, per_s, asked.generators))
             printer.say(line_of(reached[-1]))
             if asked.rate or reached[-1].ended_by:

@@ -43,7 +43,7 @@ def main(given: Sequence[str]) -> int:
 def options_of(asked: argparse.Namespace) -> Options:
     """What is asked for; even sizes, because the orders of the history trade in pairs."""
     sizes = sorted({size // 2 * 2 for size in asked.sizes})
-    return Options(recording.cases_of(asked), sizes, asked.seed, recording.pins_for(asked))
+    return Options(recording.cases_of(asked), sizes, asked.seed, asked.pins)
 
 
 def measure(options: Options, directory: Path, say: Say) -> Sequence[str]:

@@ -4,9 +4,10 @@ import argparse
 import os
 import signal
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
-from bench import service
+from bench import records, service
 
 SCALE_MIN, SCALE_MAX = 1.0, 10_000.0
 DURATION_MIN_S, DURATION_MAX_S = 1.0, 3600.0
@@ -84,6 +85,12 @@ def pins_of(text: str) -> dict[str, int]:
             raise _wrong(text, f"none, or ROLE=CORE,… of {roles} on the cores {names}")
         pins[role] = int(core)
     return pins
+
+
+def add_place(made: Parser) -> None:
+    """The options ``--pins`` and ``--out``: where to measure, and where to keep what was found."""
+    made.add_argument("--pins", type=pins_of, default=service.default_pins(), metavar="PINS")
+    made.add_argument("--out", default=records.DEFAULT_DIRECTORY, type=Path, metavar="DIR")
 
 
 def _wrong(text: str, allowed: str) -> argparse.ArgumentTypeError:

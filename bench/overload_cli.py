@@ -46,7 +46,7 @@ def options_of(asked: argparse.Namespace) -> Options:
         factor=asked.factor,
         during_s=asked.seconds,
         seed=asked.seed,
-        pins=recording.pins_for(asked),
+        pins=asked.pins,
     )
 
 

@@ -42,8 +42,8 @@ def main(given: Sequence[str]) -> int:
 
 def options_of(asked: argparse.Namespace) -> Options:
     """What is asked for."""
-    cases, pins = recording.cases_of(asked), recording.pins_for(asked)
-    return Options(cases, asked.scale, asked.seconds, asked.seed, pins)
+    cases = recording.cases_of(asked)
+    return Options(cases, asked.scale, asked.seconds, asked.seed, asked.pins)
 
 
 def measure(options: Options, directory: Path, say: Say) -> Sequence[str]:

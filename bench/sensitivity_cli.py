@@ -15,10 +15,10 @@ from bench.options import (
     INTERRUPTED,
     SEED_MAX,
     Parser,
+    add_place,
     between,
     one_of,
     parsed,
-    pins_of,
     stop_on_signals,
 )
 from bench.report import Printer
@@ -46,8 +46,7 @@ def parser() -> Parser:
         help=f"the traffic: {', '.join(PROFILES)} (the first six)",
     )
     made.add_argument("--seed", default=1, type=between(0, SEED_MAX, int), help="of the tapes (1)")
-    made.add_argument("--pins", type=pins_of, metavar="PINS")
-    made.add_argument("--out", default=records.DEFAULT_DIRECTORY, type=Path, metavar="DIR")
+    add_place(made)
     made.add_argument("--resume", type=Path, metavar="DIR", help="go on with an interrupted run")
     return made
 
@@ -135,11 +134,10 @@ def _new(asked: argparse.Namespace) -> tuple[Path, Options]:
     records.check_writable(asked.out)
     for label in asked.version:
         service.check_spawnable(label, None)
-    pins = service.default_pins() if asked.pins is None else asked.pins
     # In their own order, whatever order they were given in.
     cases = [case for case in VERSIONS if case in asked.version]
     profiles = [profile for profile in PROFILES if profile in asked.profile]
-    return records.new_directory(asked.out), Options(cases, profiles, asked.seed, pins)
+    return records.new_directory(asked.out), Options(cases, profiles, asked.seed, asked.pins)
 
 
 def _resumed(directory: Path) -> tuple[Path, Options]:
