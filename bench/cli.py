@@ -33,7 +33,7 @@ from bench.service import Place
 from bench.traffic import PROFILES
 from bench.trial import Plan, Summary
 from common.database import conninfo
-from common.postgres import connection_error_line
+from common.database_url import connection_error_line
 
 VERSIONS = ("v1", "v2", "v3")
 # What the compose files set for a service that only this machine can reach.
