@@ -14,7 +14,7 @@ import psycopg
 import uvloop
 
 from bench import exchange_client, records, report, service, trial
-from bench.exchange_client import HarnessError, Session, Target
+from bench.exchange_client import CONNECT_PATIENCE_S, HarnessError, Session, Target
 from bench.load import DRAIN_S, WARMUP_S
 from bench.options import (
     DURATION_MAX_S,
@@ -32,7 +32,6 @@ from bench.options import (
 from bench.service import Place
 from bench.traffic import PROFILES
 from bench.trial import Plan, Summary
-from common.database import conninfo
 from common.database_url import connection_error_line
 
 VERSIONS = ("v1", "v2", "v3")
@@ -243,7 +242,7 @@ def _place(options: argparse.Namespace, printer: report.Printer) -> Iterator[Pla
 def _check_database(url: str) -> None:
     """Raise HarnessError now, not after the load, if the audit could not read it."""
     try:
-        psycopg.connect(conninfo(url)).close()
+        psycopg.connect(url, connect_timeout=int(CONNECT_PATIENCE_S)).close()
     except psycopg.Error as error:
         raise HarnessError(connection_error_line(url, error)) from None
 

@@ -147,6 +147,12 @@ def test_a_database_that_the_audit_could_not_read_is_known_before_the_load(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_without_spawn_the_packages_of_the_service_are_not_needed() -> None:
+    missing = ["aiohttp", "prometheus_client", "sortedcontainers", "sqlalchemy"]
+    code = f"import sys; sys.modules |= dict.fromkeys({missing}); import bench.cli, bench.charts"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 class Runs(NamedTuple):
     """Three runs; ``reused`` is a second one on the exchange of the first."""
 
