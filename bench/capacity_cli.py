@@ -11,16 +11,8 @@ from typing import Any
 import msgspec
 
 from bench import records, service, trials
-from bench.capacity import (
-    LAYOUT,
-    MODES,
-    Options,
-    Run,
-    beside_the_generator,
-    bounds_found,
-    conditions,
-    counted,
-)
+from bench.agenda import MODES, Options, bounds_found, counted
+from bench.capacity import LAYOUT, Run, beside_the_generator, conditions
 from bench.exchange_client import HarnessError
 from bench.options import (
     DURATION_MAX_S,

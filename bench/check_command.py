@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from bench import gate, records, service, trials
-from bench.capacity import Options, Run
+from bench.agenda import Options
+from bench.capacity import Run
 from bench.capacity_cli import measure, read_options
 from bench.exchange_client import HarnessError
 from bench.gate import Answer, Baseline

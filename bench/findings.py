@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from bench.agenda import Options, counted, mode_of, search_step, search_votes
 from bench.attribution import Bottleneck, Knee, bottleneck, mean_of
-from bench.capacity import Options, counted, mode_of, search_step, search_votes
 from bench.figures import KindFigures
 from bench.search import Capacity, bounds, split
 from bench.service import NULL, Case

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import capacity, capacity_cli, records, service, trials
+from bench import agenda, capacity, capacity_cli, records, service, trials
 from bench.cli import VERSIONS
 from bench.exchange_client import HarnessError
 from bench.options import (
@@ -111,9 +111,7 @@ def _complete(directory: Path, options: Options, printer: Printer, command: str)
     return 0
 
 
-def _run(
-    directory: Path, asked: capacity.Options, printer: Printer, after_s: float
-) -> capacity.Run:
+def _run(directory: Path, asked: agenda.Options, printer: Printer, after_s: float) -> capacity.Run:
     """The capacity run of a profile, begun before or not."""
     if (directory / "meta.json").exists():
         return capacity_cli.resumed(directory, printer, after_s)
@@ -127,7 +125,7 @@ def _is_whole(run: Path) -> bool:
         return False
     options, done = capacity_cli.read_options(run), trials.read(run)
     void = any(one.faults for one in done)
-    return not void and capacity.next_task(options, done, lambda case: 0.0) is None
+    return not void and agenda.next_task(options, done, lambda case: 0.0) is None
 
 
 def _new(asked: argparse.Namespace) -> tuple[Path, Options]:
@@ -154,7 +152,7 @@ def _write_meta(
     conditions = {
         "layout": LAYOUT,
         "options": options,
-        "mode": capacity.MODES[MODE],
+        "mode": agenda.MODES[MODE],
         "partial": partial,
         "void": any(one.faults for each in done for one in each),
     }

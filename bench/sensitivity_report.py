@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from bench import findings, records, trials
-from bench.capacity import MODES
+from bench.agenda import MODES
 from bench.capacity_report import REPORT, SUMMARY
 from bench.exchange_client import HarnessError
 from bench.report import table

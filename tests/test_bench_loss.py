@@ -5,7 +5,7 @@ from pathlib import Path
 from bench_records import a_trial
 
 from bench import loss
-from bench.capacity import Options
+from bench.agenda import Options
 from bench.chart_style import save
 from bench.crash import Crash
 from bench.findings import Finding, found

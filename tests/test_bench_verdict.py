@@ -10,7 +10,7 @@ import pytest
 from bench_records import HEALTHY, a_trial
 from msgspec import structs
 
-from bench import capacity, traffic, trial, trials, verdict
+from bench import agenda, traffic, trial, trials, verdict
 from bench.checking import Audit
 from bench.figures import Samples
 from bench.load import Load
@@ -278,7 +278,7 @@ def test_only_a_passed_trial_of_the_null_server_with_send_lag_shows_a_generator_
     health = structs.replace(HEALTHY, send_lag_ms_p99=lag_ms)
     slower = a_trial(case="null", offered_per_s=RATE)
     faster = a_trial(**({"case": "null", "offered_per_s": 9000.0, "generator": health} | changes))
-    assert capacity.trusted_per_s([slower, faster]) == trusted_per_s
+    assert agenda.trusted_per_s([slower, faster]) == trusted_per_s
 
 
 def loaded(seen: Seen, slow_s: float = 0.001) -> Load:
