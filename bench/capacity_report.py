@@ -169,7 +169,7 @@ def markdown(
 
     ``slow`` as in ``agenda.slowed``.
     """
-    meta = msgspec.json.decode((directory / "meta.json").read_bytes())
+    meta = records.read_meta(directory)
     machine = meta["machine"]
     cases = ", ".join(each.case for each in findings.cases or findings.every)
     title = f"# Capacity: {cases or 'nothing yet'}"

@@ -4,13 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from bench import capacity_report, crash
 from bench.capacity import LAYOUT
-from bench.exchange_client import HarnessError
 from bench.findings import Findings
-from bench.records import DEFAULT_DIRECTORY, read_summaries
+from bench.records import DEFAULT_DIRECTORY, read_meta, read_summaries
 from bench.report import milliseconds
 from bench.service import ROOT
 from bench.trial import Summary
@@ -75,15 +72,7 @@ def newest_published(results: Path = DEFAULT_DIRECTORY) -> Path | None:
 
 def _runs(results: Path) -> list[tuple[Path, dict[str, Any]]]:
     """All runs with their conditions, oldest first: their names begin with the time."""
-    return [(meta.parent, _conditions(meta.parent)) for meta in sorted(results.glob("*/meta.json"))]
-
-
-def _conditions(run: Path) -> dict[str, Any]:
-    """What meta.json says. Raises HarnessError."""
-    try:
-        return msgspec.json.decode((run / "meta.json").read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.MsgspecError) as error:
-        raise HarnessError(f"{run}: its meta.json cannot be read: {error}") from error
+    return [(meta.parent, read_meta(meta.parent)) for meta in sorted(results.glob("*/meta.json"))]
 
 
 def newest(results: Path = DEFAULT_DIRECTORY, *, spawned: bool = False) -> dict[str, Path]:
@@ -124,7 +113,7 @@ def _way_to_results(readme: Path) -> str:
 
 
 def _capacities(run: Path, versions: Sequence[str], way: str) -> list[str]:
-    conditions = _conditions(run)
+    conditions = read_meta(run)
     machine, place = conditions["machine"], f"{way}{run.name}"
     every = capacity_report.read(run)
     shown = [each for each in every.cases if _version(each.case) in versions]
@@ -191,7 +180,7 @@ def _version(case: str) -> str:
 
 
 def _section(run: Path, way: str) -> list[str]:
-    conditions = _conditions(run)
+    conditions = read_meta(run)
     machine, place = conditions["machine"], f"{way}{run.name}"
     return [
         f"`{conditions['command']}` on {machine['cores']} cores of an {machine['cpu']}, "
