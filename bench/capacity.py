@@ -31,8 +31,8 @@ from bench.checking import Audit
 from bench.exchange_client import HarnessError
 from bench.figures import Samples
 from bench.load import DRAIN_S, WARMUP_S, Say, drive
-from bench.loadgen import Progress
 from bench.service import NULL, Case
+from bench.spec import Progress
 from bench.trials import Record, Setting
 from bench.verdict import LIMIT_MS, TIGHT_LIMIT_MS, Verdict
 

@@ -41,8 +41,9 @@ from bench import (
 from bench.checking import FLUSH_PATIENCE_S, Audit
 from bench.exchange_client import Broker, HarnessError, Session
 from bench.load import Load, Say, drive
-from bench.loadgen import Progress, Requests, Spec
+from bench.loadgen import Requests
 from bench.service import Case, Database, Place, Service
+from bench.spec import Progress, Spec
 from bench.traffic import Kind, Market, Tape
 
 _Key = TypeVar("_Key")

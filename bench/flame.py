@@ -19,8 +19,8 @@ import msgspec
 from bench import bed, traffic
 from bench.exchange_client import HarnessError
 from bench.load import WARMUP_S, Say, drive
-from bench.loadgen import Progress
 from bench.service import Case, Place
+from bench.spec import Progress
 
 LAYOUT = "flame-1"
 FILE = "flames.jsonl"

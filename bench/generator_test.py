@@ -19,10 +19,10 @@ from bench import figures, records, service
 from bench.exchange_client import HarnessError
 from bench.figures import GeneratorHealth
 from bench.load import DRAIN_S, WARMUP_S, drive
-from bench.loadgen import Spec
 from bench.options import INTERRUPTED, Parser, add_place, between, stop_on_signals
 from bench.report import Printer, milliseconds
 from bench.service import Place
+from bench.spec import Spec
 from bench.traffic import PROFILES, market
 
 PROFILE, SEED, DURATION_S = "average", 1, 4.0

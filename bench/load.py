@@ -15,10 +15,10 @@ import numpy as np
 from bench import pace
 from bench.exchange_client import Broker, HarnessError
 from bench.figures import Samples
-from bench.loadgen import Event, Finished, Progress, Spec, Start, Started, share_of
 from bench.observe import Seen, watching
 from bench.pace import Pace
 from bench.service import Place, beside
+from bench.spec import Event, Finished, Progress, Spec, Start, Started, share_of
 from bench.traffic import Integers, Tape
 
 WARMUP_S = 2.0

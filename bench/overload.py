@@ -19,8 +19,8 @@ import numpy as np
 from bench import bed, outcomes, traffic
 from bench.figures import Samples, percentile
 from bench.load import Say, drive
-from bench.loadgen import WAITED_FOR_CONNECTION, Stage
 from bench.service import Case
+from bench.spec import WAITED_FOR_CONNECTION, Stage
 from bench.traffic import Flags, Floats
 from bench.usage import watching
 from bench.verdict import LIMIT_MS

@@ -15,8 +15,8 @@ from bench.checking import FLUSH_PATIENCE_S, Audit
 from bench.exchange_client import Broker, Session, Target
 from bench.figures import GeneratorHealth, KindFigures, Samples
 from bench.load import DRAIN_S, WARMUP_S, Load, Say, drive
-from bench.loadgen import BROKERS_CONNECTIONS, Progress, Spec
 from bench.service import Place
+from bench.spec import BROKERS_CONNECTIONS, Progress, Spec
 from bench.traffic import Market
 
 Show = Callable[["Plan", Progress], None]

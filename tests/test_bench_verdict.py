@@ -14,8 +14,8 @@ from bench import agenda, traffic, trial, trials, verdict
 from bench.checking import Audit
 from bench.figures import Samples
 from bench.load import Load
-from bench.loadgen import Finished, Started
 from bench.observe import Counters, Seen
+from bench.spec import Finished, Started
 from bench.traffic import Floats, Kind
 from bench.trials import Record, Setting
 from bench.verdict import Stability, Verdict, at_most_one_percent, growth_bound, stability
