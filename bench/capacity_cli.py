@@ -27,7 +27,7 @@ from bench.options import (
     stop_on_signals,
 )
 from bench.report import Printer
-from bench.service import NULL
+from bench.service import NULL, VERSIONS
 from bench.traffic import PROFILES
 
 CASES = ("v1", "v1x2", "v1x4", "v2", "v2-wal", "v3", "v3-wal")
@@ -39,7 +39,7 @@ def parser() -> Parser:
     made.add_argument(
         "--version",
         nargs="+",
-        default=["v1", "v2", "v3"],
+        default=list(VERSIONS),
         metavar="V",
         type=one_of(CASES),
         help=f"the cases: {', '.join(CASES)} (v1x4: casev1 in four "

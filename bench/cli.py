@@ -29,12 +29,11 @@ from bench.options import (
     pins_of,
     stop_on_signals,
 )
-from bench.service import Place
+from bench.service import VERSIONS, Place
 from bench.traffic import PROFILES
 from bench.trial import Plan, Summary
 from common.database_url import connection_error_line
 
-VERSIONS = ("v1", "v2", "v3")
 # What the compose files set for a service that only this machine can reach.
 COMPOSE_ADMIN_KEY = "local-bench-only"
 DEFAULT_URL = "http://localhost:8000"

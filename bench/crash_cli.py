@@ -10,9 +10,9 @@ from bench.exchange_client import HarnessError
 from bench.load import Say
 from bench.options import SCALE_MAX, SCALE_MIN, between, one_of
 from bench.recording import Kind
+from bench.service import VERSIONS
 from bench.verdict import FLUSH_AGE_MAX_MS
 
-VERSIONS = ("v1", "v2", "v3")
 DURABILITY = ("flush", "wal")
 KIND = Kind(
     command="crash",

@@ -9,8 +9,8 @@ from bench.growth import Options
 from bench.load import Say
 from bench.options import between
 from bench.recording import Kind
+from bench.service import VERSIONS
 
-VERSIONS = ("v1", "v2", "v3")
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 KIND = Kind(
     command="growth",

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from bench import agenda, capacity, capacity_cli, records, service, trials
-from bench.cli import VERSIONS
 from bench.exchange_client import HarnessError
 from bench.options import (
     INTERRUPTED,
@@ -23,6 +22,7 @@ from bench.options import (
 )
 from bench.report import Printer
 from bench.sensitivity import LAYOUT, MODE, Options, expected_s
+from bench.service import VERSIONS
 from bench.traffic import B3, PROFILES
 
 

@@ -9,7 +9,7 @@ from bench.capacity import LAYOUT
 from bench.findings import Findings
 from bench.records import DEFAULT_DIRECTORY, read_meta, read_summaries
 from bench.report import milliseconds
-from bench.service import ROOT
+from bench.service import ROOT, VERSIONS
 from bench.trial import Summary
 
 BEGIN, END = "<!-- measured: python -m bench tables -->", "<!-- /measured -->"
@@ -17,8 +17,8 @@ PUBLISHED, AVERAGE = "publish", "average"
 REPEATS_MIN = 3
 # Which cases a README shows.
 READMES = {
-    "README.md": ("v1", "v2", "v3"),
-    "results/README.md": ("v1", "v2", "v3"),
+    "README.md": VERSIONS,
+    "results/README.md": VERSIONS,
     "casev1/README.md": ("v1",),
     "casev2/README.md": ("v2",),
     "casev3/README.md": ("v3",),
@@ -64,7 +64,7 @@ def newest_published(results: Path = DEFAULT_DIRECTORY) -> Path | None:
         and conditions["options"]["trial_s"] is None
         and conditions["options"]["repeats"] >= REPEATS_MIN
         and conditions["options"]["profile"] == AVERAGE
-        and {"v1", "v2", "v3"} <= set(conditions["options"]["cases"])
+        and set(VERSIONS) <= set(conditions["options"]["cases"])
         and not (conditions["partial"] or conditions["void"])
     ]
     return published[-1] if published else None
