@@ -27,14 +27,13 @@ class Knee:
     """Means over the trials at a case's capacity.
 
     ``cpu_share`` is of one core by process. ``busy`` is how many database clients were at what on
-    average, such as ``read CPU`` or ``write Lock:advisory``. ``shared_core`` are the processes
-    that the generator's core carries besides PostgreSQL.
+    average, such as ``read CPU`` or ``write Lock:advisory``. PostgreSQL has one core;
+    ``shares_generator`` says that the generator works there too.
     """
 
     rate: float
     cpu_share: Mapping[str, float]
     service_cores: float
-    database_cores: float
     shares_generator: bool
     busy: Mapping[str, float]
     loop_lag_ms_p99: float | None
@@ -69,7 +68,7 @@ def utilisations(knee: Knee) -> dict[str, float]:
     """
     postgres = sum(share for name, share in knee.cpu_share.items() if name.startswith(POSTGRES))
     beside = knee.cpu_share.get("generator", 0.0) if knee.shares_generator else 0.0
-    database = postgres / max(knee.database_cores - beside, postgres, LEAST_SHARE)
+    database = postgres / max(1.0 - beside, postgres, LEAST_SHARE)
     # A client whose transaction waits for the service is not at the database.
     at_work = {name: n for name, n in knee.busy.items() if not name.endswith("Client:ClientRead")}
     clients = max(1.0, sum(at_work.values()))

@@ -18,9 +18,9 @@ from bench import audit, checking, exchange_client, service, traffic
 from bench.checking import FLUSH_PATIENCE_S, Audit
 from bench.exchange_client import Broker, HarnessError, Session, Target
 from bench.load import DRAIN_S, Load
-from bench.loadgen import BROKERS_CONNECTIONS, Spec
 from bench.observe import PROBE_SYMBOL
 from bench.service import Case, Database, Place
+from bench.spec import BROKERS_CONNECTIONS, Spec
 from bench.traffic import Market, Tape
 
 FULL_SCALE = 100.0

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from bench import records, trials
-from bench.capacity import counted
+from bench.agenda import counted
 from bench.capacity_cli import read_options
 from bench.capacity_report import capacity_text
 from bench.chart_style import (

@@ -11,16 +11,8 @@ from typing import Any
 import msgspec
 
 from bench import records, service, trials
-from bench.capacity import (
-    LAYOUT,
-    MODES,
-    Options,
-    Run,
-    beside_the_generator,
-    bounds_found,
-    conditions,
-    counted,
-)
+from bench.agenda import MODES, Options, bounds_found, counted
+from bench.capacity import LAYOUT, Run, beside_the_generator, conditions
 from bench.exchange_client import HarnessError
 from bench.options import (
     DURATION_MAX_S,
@@ -28,14 +20,14 @@ from bench.options import (
     INTERRUPTED,
     SEED_MAX,
     Parser,
-    add_pins_and_out,
+    add_place,
     between,
     one_of,
     parsed,
     stop_on_signals,
 )
 from bench.report import Printer
-from bench.service import NULL
+from bench.service import NULL, VERSIONS
 from bench.traffic import PROFILES
 
 CASES = ("v1", "v1x2", "v1x4", "v2", "v2-wal", "v3", "v3-wal")
@@ -47,7 +39,7 @@ def parser() -> Parser:
     made.add_argument(
         "--version",
         nargs="+",
-        default=["v1", "v2", "v3"],
+        default=list(VERSIONS),
         metavar="V",
         type=one_of(CASES),
         help=f"the cases: {', '.join(CASES)} (v1x4: casev1 in four "
@@ -80,7 +72,7 @@ def parser() -> Parser:
         metavar="N",
         help="processes that share the tape, where one is not enough (1)",
     )
-    add_pins_and_out(made)
+    add_place(made)
     made.add_argument(
         "--begin-at",
         type=Path,
@@ -166,7 +158,6 @@ def _new(asked: argparse.Namespace, printer: Printer) -> Run:
     records.check_writable(asked.out)
     for label in asked.version:
         service.check_spawnable(label, None)
-    pins = service.default_pins() if asked.pins is None else asked.pins
     repeats = asked.repeats or MODES[asked.mode].repeats
     cases = list(dict.fromkeys(asked.version))
     options = Options(
@@ -174,7 +165,7 @@ def _new(asked: argparse.Namespace, printer: Printer) -> Run:
         asked.mode,
         asked.profile,
         asked.seed,
-        pins,
+        asked.pins,
         repeats,
         asked.generators,
         trial_s=asked.trial_seconds,

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from bench import evenness, pace, records, trials
-from bench.capacity import slowed
+from bench.agenda import slowed
 from bench.capacity_cli import read_options
 from bench.exchange_client import HarnessError
 from bench.findings import Finding, Findings, Range, found, pooled
@@ -212,9 +212,9 @@ def markdown(
 ) -> str:
     """report.md: conditions before claims, then tables, sentences and every trial.
 
-    ``slow`` as in ``capacity.slowed``.
+    ``slow`` as in ``agenda.slowed``.
     """
-    meta = msgspec.json.decode((directory / "meta.json").read_bytes())
+    meta = records.read_meta(directory)
     machine = meta["machine"]
     cases = ", ".join(each.case for each in findings.cases or findings.every)
     title = f"# Capacity: {cases or 'nothing yet'}"

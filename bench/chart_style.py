@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from bench.traffic import Floats
+from bench.verdict import LIMIT_MS
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = (
     "#0072B2",
@@ -26,7 +27,6 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY = (
 COLOURS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY)
 STYLES: tuple[str, ...] = ("-", "--", "-.", ":")
 NINES = (0.0, 0.9, 0.99, 0.999, 0.9999, 0.99999)
-LIMIT_MS = 50.0
 
 mpl.use("Agg")
 mpl.rcParams.update(
@@ -45,7 +45,8 @@ mpl.rcParams.update(
 
 def limit_line(axes: Axes) -> None:
     """Where the 99th percentile may not be above."""
-    axes.axhline(LIMIT_MS, color="black", linestyle=":", linewidth=1, label="limit 50 ms (p99)")
+    label = f"limit {LIMIT_MS:g} ms (p99)"
+    axes.axhline(LIMIT_MS, color="black", linestyle=":", linewidth=1, label=label)
 
 
 def log_loads(axes: Axes, loads: Sequence[float]) -> None:

@@ -11,11 +11,12 @@ from typing import Any
 import msgspec
 
 from bench import gate, records, service, trials
-from bench.capacity import Options, Run
+from bench.agenda import Options
+from bench.capacity import Run
 from bench.capacity_cli import measure, read_options
 from bench.exchange_client import HarnessError
 from bench.gate import Answer, Baseline
-from bench.options import INTERRUPTED, Parser, add_pins_and_out, parsed, stop_on_signals
+from bench.options import INTERRUPTED, Parser, add_place, parsed, stop_on_signals
 from bench.report import Printer, table
 from bench.service import NULL
 
@@ -57,7 +58,7 @@ def parser() -> Parser:
         metavar="RUN_DIR",
         help="measure nothing; make the baseline from a capacity run, mode default or publish",
     )
-    add_pins_and_out(made)
+    add_place(made)
     return made
 
 
@@ -145,8 +146,7 @@ def options_for(baseline: Baseline, pins: dict[str, int]) -> Options:
 
 
 def _run(asked: argparse.Namespace, baseline: Baseline, printer: Printer) -> Run:
-    pins = service.default_pins() if asked.pins is None else asked.pins
-    wanted = options_for(baseline, pins)
+    wanted = options_for(baseline, asked.pins)
     if asked.resume is None:
         records.check_writable(asked.out)
         for case in wanted.cases:

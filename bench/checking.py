@@ -17,8 +17,8 @@ import psycopg
 from bench import audit, exchange_client, outcomes, stored_state, traffic
 from bench.exchange_client import Broker, FinalState, HarnessError, Session
 from bench.load import Load
-from bench.loadgen import Started
 from bench.service import Place
+from bench.spec import Started
 from bench.traffic import Kind, Market, Tape
 from bench.wire import OrderDetail, TradeDetail
 

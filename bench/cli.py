@@ -14,7 +14,7 @@ import psycopg
 import uvloop
 
 from bench import exchange_client, records, report, service, trial
-from bench.exchange_client import HarnessError, Session, Target
+from bench.exchange_client import CONNECT_PATIENCE_S, HarnessError, Session, Target
 from bench.load import DRAIN_S, WARMUP_S
 from bench.options import (
     DURATION_MAX_S,
@@ -24,21 +24,19 @@ from bench.options import (
     SCALE_MIN,
     SEED_MAX,
     Parser,
-    add_pins_and_out,
+    add_place,
     between,
     one_of,
     stop_on_signals,
 )
-from bench.service import Place
+from bench.service import VERSIONS, Place
 from bench.traffic import PROFILES
 from bench.trial import Plan, Summary
-from common.postgres import connection_error_line
+from common.database_url import connection_error_line
 
-VERSIONS = ("v1", "v2", "v3")
 # What the compose files set for a service that only this machine can reach.
 COMPOSE_ADMIN_KEY = "local-bench-only"
 DEFAULT_URL = "http://localhost:8000"
-CONNECT_TIMEOUT_S = 5
 
 
 def parser() -> argparse.ArgumentParser:
@@ -89,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
         type=between(1, 65535, int),
         help="with --spawn: of the service (a free one)",
     )
-    add_pins_and_out(made)
+    add_place(made)
     return made
 
 
@@ -244,7 +242,7 @@ def _place(options: argparse.Namespace, printer: report.Printer) -> Iterator[Pla
 def _check_database(url: str) -> None:
     """Raise HarnessError now, not after the load, if the audit could not read it."""
     try:
-        psycopg.connect(url, connect_timeout=CONNECT_TIMEOUT_S).close()
+        psycopg.connect(url, connect_timeout=int(CONNECT_PATIENCE_S)).close()
     except psycopg.Error as error:
         raise HarnessError(connection_error_line(url, error)) from None
 

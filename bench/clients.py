@@ -16,8 +16,7 @@ from bench import bad_clients, bed, figures
 from bench.bad_clients import KINDS, Crowd, Kind
 from bench.bed import Bed
 from bench.figures import KindFigures
-from bench.load import WARMUP_S, drive
-from bench.recording import Say
+from bench.load import WARMUP_S, Say, drive
 from bench.report import milliseconds
 from bench.service import Case
 
@@ -93,7 +92,7 @@ def _measured(options: Options, ready: Bed, kind: str, kinds: Sequence[Kind]) ->
             warmup_s=WARMUP_S,
         )
         tape = spec.tape()
-        load = drive(spec, tape, place, lambda _: None)
+        load = drive(spec, tape, place)
         if not load.finished.complete:
             raise KeyboardInterrupt
         present = crowd.present

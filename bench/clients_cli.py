@@ -8,8 +8,9 @@ from bench import clients, recording, records
 from bench.bad_clients import KINDS
 from bench.capacity_cli import CASES
 from bench.clients import SHARE_OF_CAPACITY, Options
+from bench.load import Say
 from bench.options import DURATION_MAX_S, DURATION_MIN_S, between
-from bench.recording import Kind, Say
+from bench.recording import Kind
 from bench.search import rounded
 
 KIND = Kind(
@@ -52,7 +53,7 @@ def options_of(asked: argparse.Namespace) -> Options:
         duration_s=asked.seconds,
         counts={kind.label: max(1, round(asked.share * kind.number)) for kind in KINDS},
         seed=asked.seed,
-        pins=recording.pins_for(asked),
+        pins=asked.pins,
     )
 
 

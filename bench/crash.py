@@ -16,7 +16,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -40,9 +40,10 @@ from bench import (
 )
 from bench.checking import FLUSH_PATIENCE_S, Audit
 from bench.exchange_client import Broker, HarnessError, Session
-from bench.load import Load, drive
-from bench.loadgen import Progress, Requests, Spec
+from bench.load import Load, Say, drive
+from bench.loadgen import Requests
 from bench.service import Case, Database, Place, Service
+from bench.spec import Progress, Spec
 from bench.traffic import Kind, Market, Tape
 
 _Key = TypeVar("_Key")
@@ -55,8 +56,6 @@ KILL_FROM_S, KILL_UNTIL_S = 1.0, 2.5
 DRAIN_S = 1.0
 FLUSH_S = 0.030  # EXCHANGE_FLUSH_MS, left as it is by default
 PROFILE = "average"
-
-Say = Callable[[str], None]
 
 
 class Options(msgspec.Struct, frozen=True):

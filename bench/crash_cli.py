@@ -7,11 +7,12 @@ from pathlib import Path
 from bench import crash, recording
 from bench.crash import Course, Options, promises_all
 from bench.exchange_client import HarnessError
+from bench.load import Say
 from bench.options import SCALE_MAX, SCALE_MIN, between, one_of
-from bench.recording import Kind, Say
+from bench.recording import Kind
+from bench.service import VERSIONS
 from bench.verdict import FLUSH_AGE_MAX_MS
 
-VERSIONS = ("v1", "v2", "v3")
 DURABILITY = ("flush", "wal")
 KIND = Kind(
     command="crash",
@@ -47,7 +48,7 @@ def main(given: Sequence[str]) -> int:
 def options_of(asked: argparse.Namespace) -> Options:
     """What is asked for."""
     cases = labels(asked.version, asked.durability)
-    return Options(cases, asked.scale, asked.cycles, asked.seed, recording.pins_for(asked))
+    return Options(cases, asked.scale, asked.cycles, asked.seed, asked.pins)
 
 
 def labels(versions: Sequence[str], durability: Sequence[str]) -> list[str]:

@@ -3,7 +3,6 @@
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -41,8 +40,7 @@ def read(directory: Path) -> list[Crash]:
 
 def faults(directory: Path) -> list[str]:
     """What must not be in a run, each behind its case. Raises HarnessError."""
-    meta = records.read_json(directory / "meta.json", dict[str, Any])
-    return [str(fault) for fault in meta.get("faults", [])]
+    return [str(fault) for fault in records.read_meta(directory).get("faults", [])]
 
 
 def by_case(crashes: Sequence[Crash]) -> dict[str, list[Crash]]:

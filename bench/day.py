@@ -10,7 +10,6 @@ rest at a time than would at 100 %.
 
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -18,7 +17,7 @@ import uvloop
 
 from bench import bed, checking, cpu, overload, service, stored_state, traffic
 from bench.exchange_client import Session
-from bench.load import Load, drive
+from bench.load import Load, Say, drive
 from bench.overload import Latency
 from bench.service import Case, Service
 from bench.traffic import Kind
@@ -29,8 +28,6 @@ FILE = "day.json"
 PROFILE = "average"
 DAY_ORDERS = 20_000_000
 TENTHS = 10
-
-Say = Callable[[str], None]
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -99,7 +96,7 @@ def run(options: Options, say: Say) -> Day:
             )
             tape = spec.tape()
             say(f"{label}: {len(tape):,} requests in {options.duration_s:.0f} s")
-            load = drive(spec, tape, place, lambda _: None)
+            load = drive(spec, tape, place)
             if not load.finished.complete:
                 raise KeyboardInterrupt
         assert place.database_url is not None

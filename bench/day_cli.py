@@ -8,8 +8,9 @@ from bench import day, recording, records
 from bench.capacity_cli import CASES
 from bench.day import Options
 from bench.exchange_client import HarnessError
+from bench.load import Say
 from bench.options import SCALE_MAX, SCALE_MIN, between
-from bench.recording import Kind, Say
+from bench.recording import Kind
 from bench.search import rounded
 
 # So many fit into this machine's memory as requests that are encoded beforehand.
@@ -50,7 +51,7 @@ def options_of(asked: argparse.Namespace) -> Options:
     if others:
         raise HarnessError("--version: one case at a time")
     rate = asked.scale or rounded(SHARE * recording.capacities(asked)[case])
-    return Options(case, asked.orders, rate, asked.seed, recording.pins_for(asked))
+    return Options(case, asked.orders, rate, asked.seed, asked.pins)
 
 
 def measure(options: Options, directory: Path, say: Say) -> Iterator[str]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import outcomes
-from bench.loadgen import SENT_AT_ONCE, WAITED_FOR_CONNECTION, WAITED_FOR_TARGET, Finished
+from bench.spec import SENT_AT_ONCE, WAITED_FOR_CONNECTION, WAITED_FOR_TARGET, Finished
 from bench.traffic import Flags, Floats, Integers, Kind
 
 SEND_LAG_MS_MAX = 2.0

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from bench.agenda import Options, counted, mode_of, search_step, search_votes
 from bench.attribution import Bottleneck, Knee, bottleneck, mean_of
-from bench.capacity import Options, counted, mode_of, search_step, search_votes
 from bench.figures import KindFigures
 from bench.search import Capacity, bounds, split
 from bench.service import NULL, Case
@@ -288,7 +288,6 @@ def _knee(options: Options, case: str, by_repeat: Sequence[Sequence[Record]]) ->
         ),
         cpu_share=_mean_of(by_repeat, "cpu_share"),
         service_cores=1.0 if "service" in pins else float(processes),
-        database_cores=1.0,
         shares_generator=bool(pins) and pins.get("generator") == pins.get("postgres"),
         busy=_mean(busy),
         loop_lag_ms_p99=_median([one.loop_lag_ms_p99 for one in at_knee]),

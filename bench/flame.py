@@ -11,16 +11,16 @@ import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from bench import bed, traffic
 from bench.exchange_client import HarnessError
-from bench.load import WARMUP_S, drive
-from bench.loadgen import Progress
+from bench.load import WARMUP_S, Say, drive
 from bench.service import Case, Place
+from bench.spec import Progress
 
 LAYOUT = "flame-1"
 FILE = "flames.jsonl"
@@ -50,8 +50,6 @@ _ORIGINS = (
     ("common/", "the rest of common/"),
 )
 OTHER = "other"
-
-Say = Callable[[str], None]
 
 
 class Options(msgspec.Struct, frozen=True):

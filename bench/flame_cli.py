@@ -7,8 +7,9 @@ from pathlib import Path
 from bench import flame, recording, records
 from bench.capacity_cli import CASES
 from bench.flame import Options
+from bench.load import Say
 from bench.options import between
-from bench.recording import Kind, Say
+from bench.recording import Kind
 from bench.search import rounded
 
 SHARE = 0.8
@@ -41,7 +42,7 @@ def options_of(asked: argparse.Namespace) -> Options:
         cases=list(capacities),
         rates={case: rounded(asked.share * found) for case, found in capacities.items()},
         seed=asked.seed,
-        pins=recording.pins_for(asked),
+        pins=asked.pins,
     )
 
 

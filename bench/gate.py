@@ -17,7 +17,7 @@ from typing import Annotated
 
 import msgspec
 
-from bench.capacity import HALF, Options
+from bench.agenda import HALF, Options
 from bench.findings import Finding, found, result_of
 from bench.search import BRACKET_FACTOR, rounded
 from bench.service import NULL

@@ -19,10 +19,10 @@ from bench import figures, records, service
 from bench.exchange_client import HarnessError
 from bench.figures import GeneratorHealth
 from bench.load import DRAIN_S, WARMUP_S, drive
-from bench.loadgen import Spec
-from bench.options import INTERRUPTED, Parser, add_pins_and_out, between, stop_on_signals
+from bench.options import INTERRUPTED, Parser, add_place, between, stop_on_signals
 from bench.report import Printer, milliseconds
 from bench.service import Place
+from bench.spec import Spec
 from bench.traffic import PROFILES, market
 
 PROFILE, SEED, DURATION_S = "average", 1, 4.0
@@ -59,7 +59,7 @@ def parser() -> Parser:
     made.add_argument("--generators", type=between(1, 16, int), default=1, metavar="N")
     made.add_argument("--aiohttp", action="store_true", help="against the null server itself")
     made.add_argument("--rate", type=between(1, 1e6), help="only this one, in requests/s")
-    add_pins_and_out(made)
+    add_place(made)
     return made
 
 
@@ -67,7 +67,6 @@ def main(given: Sequence[str]) -> int:
     """Exit code 0, 1 with one line, or 130 (interrupted)."""
     asked = parser().parse_args(given)
     stop_on_signals()
-    pins = service.default_pins() if asked.pins is None else asked.pins
     printer = Printer()
     reached: list[Reached] = []
     per_s = asked.rate or FIRST_PER_S
@@ -75,8 +74,8 @@ def main(given: Sequence[str]) -> int:
     try:
         records.check_writable(asked.out)
         while True:
-            with service.null_server(pins, *([] if asked.aiohttp else ["--bare"])) as running:
-                place = Place(running.target, None, pins, running)
+            with service.null_server(asked.pins, *([] if asked.aiohttp else ["--bare"])) as running:
+                place = Place(running.target, None, asked.pins, running)
                 reached.append(offered(place, per_s, asked.generators))
             printer.say(line_of(reached[-1]))
             if asked.rate or reached[-1].ended_by:
@@ -124,7 +123,7 @@ def offered(place: Place, per_s: float, generators: int) -> Reached:
             core=place.pins.get("generator"),
             output=str(Path(workdir) / "load.npz"),
         )
-        load = drive(spec, spec.tape(), place, lambda seen: None, generators=generators)
+        load = drive(spec, spec.tape(), place, generators=generators)
     measured = load.samples.measured
     return Reached(
         per_s,

@@ -6,7 +6,7 @@ request after the other: what does a read, a new order and a cancel take? Every 
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,10 @@ import uvloop
 
 from bench import bed, service, stored_state, wire
 from bench.bed import Bed
+from bench.checking import FLUSH_PATIENCE_S
 from bench.exchange_client import Broker, HarnessError, Session, until_flushed
 from bench.figures import percentile
+from bench.load import Say
 from bench.service import Case
 
 LAYOUT = "growth-1"
@@ -26,7 +28,6 @@ FILE = "growth.jsonl"
 PROFILE = "average"
 VERBS = ("book", "price", "balance", "old order", "closed orders", "open orders", "order", "cancel")
 ROUNDS, WARMUP_ROUNDS = 300, 30
-FLUSH_PATIENCE_S = 60.0
 _SHARES, _FIRST_PRICE, _PRICES, _PAGE = 100, 1_000, 20, 50
 _CHUNK = 500_000
 # History is older than all that the case has numbered itself.
@@ -58,8 +59,6 @@ _HISTORY = (
 )
 _ORDER_ID = "('00000000-0000-7000-8000-' || lpad(to_hex({}), 12, '0'))::uuid"
 _LAST = 10**9
-
-Say = Callable[[str], None]
 
 
 class Options(msgspec.Struct, frozen=True):

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from bench import growth, recording, records
 from bench.growth import Options
+from bench.load import Say
 from bench.options import between
-from bench.recording import Kind, Say
+from bench.recording import Kind
+from bench.service import VERSIONS
 
-VERSIONS = ("v1", "v2", "v3")
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 KIND = Kind(
     command="growth",
@@ -42,7 +43,7 @@ def main(given: Sequence[str]) -> int:
 def options_of(asked: argparse.Namespace) -> Options:
     """What is asked for; even sizes, because the orders of the history trade in pairs."""
     sizes = sorted({size // 2 * 2 for size in asked.sizes})
-    return Options(recording.cases_of(asked), sizes, asked.seed, recording.pins_for(asked))
+    return Options(recording.cases_of(asked), sizes, asked.seed, asked.pins)
 
 
 def measure(options: Options, directory: Path, say: Say) -> Sequence[str]:

@@ -15,10 +15,10 @@ import numpy as np
 from bench import pace
 from bench.exchange_client import Broker, HarnessError
 from bench.figures import Samples
-from bench.loadgen import Event, Finished, Progress, Spec, Start, Started, share_of
 from bench.observe import Seen, watching
 from bench.pace import Pace
 from bench.service import Place, beside
+from bench.spec import Event, Finished, Progress, Spec, Start, Started, share_of
 from bench.traffic import Integers, Tape
 
 WARMUP_S = 2.0
@@ -26,6 +26,7 @@ DRAIN_S = 2.0
 # Until several generators begin together: what importing, encoding and connecting take.
 START_AHEAD_S, START_AHEAD_PER_REQUEST_S = 2.0, 4e-5
 
+Say = Callable[[str], None]  # shows a lasting line
 Show = Callable[[Progress], None]
 
 
@@ -58,7 +59,7 @@ def drive(
     spec: Spec,
     tape: Tape,
     place: Place,
-    show: Show,
+    show: Show = lambda _: None,
     *,
     prober: Broker | None = None,
     generators: int = 1,

@@ -4,20 +4,19 @@ It decides what is there to be shown, so that the notebook itself only says in w
 """
 
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from IPython.display import Image, Markdown
 from matplotlib.figure import Figure
 
-from bench import crash, crash_report, records, sensitivity, sensitivity_charts, sensitivity_report
+from bench import crash, crash_report, sensitivity, sensitivity_charts, sensitivity_report
 from bench.capacity import LAYOUT
 from bench.exchange_client import HarnessError
 from bench.micro import charts as micro_charts
 from bench.micro import report as micro_report
 from bench.profiles import B3
+from bench.records import doubts, read_meta, read_options
 from bench.tables import newest_of, newest_published, published_with, runs_of
 
 NOT_PUBLISHED = (
@@ -36,7 +35,7 @@ def run_to_show(results: Path) -> Path:
 
 def conditions(run: Path) -> Markdown:
     """Which run is shown, how it was made, and how far it can be believed."""
-    meta = _meta(run)
+    meta = read_meta(run)
     machine, mode = meta["machine"], meta["mode"]
     lines = [
         f"`{meta['command']}`",
@@ -55,7 +54,7 @@ def conditions(run: Path) -> Markdown:
         ]
     if run != newest_published(run.parent):
         lines += ["", NOT_PUBLISHED]
-    return markdown([*lines, *records.doubts(meta)])
+    return markdown([*lines, *doubts(meta)])
 
 
 def markdown(lines: Sequence[str]) -> Markdown:
@@ -80,7 +79,7 @@ def sensitivity_of(results: Path) -> list[Markdown | Image]:
     found = sensitivity_report.from_records(run) if run else sensitivity.Sensitivity([])
     if run is None or not found.profiles:
         return [Markdown("No run is there yet; make one with `make bench-sensitivity`.")]
-    said = [f"{run.name}:", *records.doubts(_meta(run)), "", *sensitivity_report.lines_of(found)]
+    said = [f"{run.name}:", *doubts(read_meta(run)), "", *sensitivity_report.lines_of(found)]
     hints = [f"- {hint}" for hint in sensitivity_report.READING]
     return [markdown(said), picture(sensitivity_charts.orders(found)), markdown(hints)]
 
@@ -91,7 +90,7 @@ def crashes_of(results: Path) -> list[Markdown | Image]:
     crashes = crash_report.read(run) if run else []
     if run is None or not crashes:
         return [Markdown("No run is there yet; make one with `make bench-crash`.")]
-    said = [f"{run.name}:", *records.doubts(_meta(run)), "", *crash_report.lines_of(crashes)]
+    said = [f"{run.name}:", *doubts(read_meta(run)), "", *crash_report.lines_of(crashes)]
     return [markdown(said), picture(crash_report.lost(crashes))]
 
 
@@ -101,7 +100,7 @@ def micro_of(results: Path) -> list[Markdown | Image]:
     lines = micro_report.read(run) if run else []
     if run is None or not lines:
         return [Markdown("No run is there yet; make one with `make bench-micro`.")]
-    shown: list[Markdown | Image] = [markdown([f"{run.name}:", *records.doubts(_meta(run))])]
+    shown: list[Markdown | Image] = [markdown([f"{run.name}:", *doubts(read_meta(run))])]
     for title, curves in micro_report.CHARTS.values():
         own = [line for line in lines if line.curve in curves]
         if own:
@@ -110,10 +109,5 @@ def micro_of(results: Path) -> list[Markdown | Image]:
 
 
 def _is_of_b3(run: Path) -> bool:
-    options = records.read_options(run, sensitivity.LAYOUT, sensitivity.Options)
+    options = read_options(run, sensitivity.LAYOUT, sensitivity.Options)
     return set(options.profiles) <= B3.keys()
-
-
-def _meta(run: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((run / "meta.json").read_text())
-    return content

@@ -46,23 +46,6 @@ def parsed(made: Parser, given: Sequence[str], *beside: str) -> argparse.Namespa
 _ALONE = {"resume": "goes on as the run was begun", "renew": "measures nothing"}
 
 
-def add_pins_and_out(made: argparse.ArgumentParser) -> None:
-    """The options ``--pins`` and ``--out``, which every command has that measures."""
-    made.add_argument(
-        "--pins",
-        type=pins_of,
-        metavar="PINS",
-        help="which core each has: none, or such as service=0,generator=1,postgres=1",
-    )
-    made.add_argument(
-        "--out",
-        default=records.DEFAULT_DIRECTORY,
-        type=Path,
-        metavar="DIR",
-        help="where the directory of the run is made (results/)",
-    )
-
-
 def stop_on_signals() -> None:
     """Ctrl-C and SIGTERM both end a run in order, also one that a shell has put in the background,
     where it ignores Ctrl-C unless told otherwise."""
@@ -108,6 +91,24 @@ def pins_of(text: str) -> dict[str, int]:
             raise _wrong(text, f"none, or ROLE=CORE,… of {roles} on the cores {names}")
         pins[role] = int(core)
     return pins
+
+
+def add_place(made: Parser) -> None:
+    """The options ``--pins`` and ``--out``: where to measure, and where to keep what was found."""
+    made.add_argument(
+        "--pins",
+        type=pins_of,
+        default=service.default_pins(),
+        metavar="PINS",
+        help="which core each has: none, or such as service=0,generator=1,postgres=1",
+    )
+    made.add_argument(
+        "--out",
+        default=records.DEFAULT_DIRECTORY,
+        type=Path,
+        metavar="DIR",
+        help="where the directory of the run is made (results/)",
+    )
 
 
 def _wrong(text: str, allowed: str) -> argparse.ArgumentTypeError:

@@ -10,7 +10,7 @@ others wait in the generator, which is not the service's doing.
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -18,11 +18,12 @@ import numpy as np
 
 from bench import bed, outcomes, traffic
 from bench.figures import Samples, percentile
-from bench.load import drive
-from bench.loadgen import WAITED_FOR_CONNECTION, Stage
+from bench.load import Say, drive
 from bench.service import Case
+from bench.spec import WAITED_FOR_CONNECTION, Stage
 from bench.traffic import Flags, Floats
 from bench.usage import watching
+from bench.verdict import LIMIT_MS
 
 LAYOUT = "overload-1"
 FILE = "overload.jsonl"
@@ -33,10 +34,7 @@ BEFORE_S, AFTER_S = 10.0, 20.0
 # At 11 us of CPU each, as beside casev3 at three times its capacity, this is 77 % of a core; beyond
 # 85 % a generator is the limit.
 OFFERED_MAX_PER_S = 70_000.0
-NORMAL_MS = 50.0
 _BUSY = 503
-
-Say = Callable[[str], None]
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -134,7 +132,7 @@ def run(options: Options, label: str, say: Say) -> Flood:
             spec = msgspec.structs.replace(spec, stages=stages(options, factor), connections=None)
             tape = spec.tape()
             say(f"{label}: {capacity:g} % is its capacity, {factor:.2g} times that is offered")
-            load = drive(spec, tape, place, lambda _: None)
+            load = drive(spec, tape, place)
             if not load.finished.complete:
                 raise KeyboardInterrupt
             audit = ready.read_back(place, tape, load, ready.sent(tape, load))
@@ -210,7 +208,7 @@ def normal_after_s(options: Options, samples: Samples) -> float | None:
     """
     back_s = options.before_s + options.during_s
     samples = samples.only(samples.outcome != outcomes.TARGET_FAILED)
-    late = samples.failed | np.isnan(samples.done_s) | (samples.latency_ms > NORMAL_MS)
+    late = samples.failed | np.isnan(samples.done_s) | (samples.latency_ms > LIMIT_MS)
     normal_from = None
     for after in range(int(options.after_s) - 1, -1, -1):
         due = _within(samples.intended_s, back_s + after, back_s + after + 1)

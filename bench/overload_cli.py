@@ -6,9 +6,10 @@ from pathlib import Path
 
 from bench import overload, recording, records
 from bench.capacity_cli import CASES
+from bench.load import Say
 from bench.options import DURATION_MAX_S, DURATION_MIN_S, between
 from bench.overload import Options
-from bench.recording import Kind, Say
+from bench.recording import Kind
 
 KIND = Kind(
     command="overload",
@@ -45,7 +46,7 @@ def options_of(asked: argparse.Namespace) -> Options:
         factor=asked.factor,
         during_s=asked.seconds,
         seed=asked.seed,
-        pins=recording.pins_for(asked),
+        pins=asked.pins,
     )
 
 

@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 
 from bench import records
 from bench.chart_style import BLUE, GREEN, ORANGE, PURPLE, RED, log_milliseconds, save
-from bench.overload import BEFORE, DURING, FILE, LAYOUT, NORMAL_MS, Flood, Latency, Options, Part
+from bench.overload import BEFORE, DURING, FILE, LAYOUT, Flood, Latency, Options, Part
 from bench.report import counts, milliseconds, table
+from bench.verdict import LIMIT_MS
 
 CHART = "overload"
 _HEADERS = (
@@ -125,8 +126,8 @@ def _draw(row: Sequence[Axes], flood: Flood) -> None:
     for label, colour, style, values in curves:
         shown = [float("nan") if value is None else value for value in values]
         latency.plot(at, shown, style, color=colour, label=label)
-    limit = f"{NORMAL_MS:g} ms"
-    latency.axhline(NORMAL_MS, color="black", linestyle=":", linewidth=1, label=limit)
+    limit = f"{LIMIT_MS:g} ms"
+    latency.axhline(LIMIT_MS, color="black", linestyle=":", linewidth=1, label=limit)
     log_milliseconds(latency)
     resident = [second.resident_mb or float("nan") for second in seconds]
     memory.plot(at, resident, color=ORANGE, label="resident memory")

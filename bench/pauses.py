@@ -5,7 +5,7 @@ frozen, and as the cases have it. The service itself notes each pause.
 """
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import numpy as np
 from bench import bed, checking
 from bench.exchange_client import HarnessError
 from bench.figures import percentile
-from bench.load import WARMUP_S, drive
+from bench.load import WARMUP_S, Say, drive
 from bench.service import Case
 from bench.verdict import LIMIT_MS, over_limit
 
@@ -29,8 +29,6 @@ COLLECTORS = {
     "frozen": "what was loaded is frozen",
     "served": "each object is looked at once, while it is young",
 }
-
-Say = Callable[[str], None]
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -98,7 +96,7 @@ def _measured(options: Options, ready: bed.Bed, collector: str, diary: Path) -> 
                 warmup_s=WARMUP_S,
             )
             tape = spec.tape()
-            load = drive(spec, tape, place, lambda _: None)
+            load = drive(spec, tape, place)
             if not load.finished.complete:
                 raise KeyboardInterrupt
             assert place.database_url is not None, "a case has a database"

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import pauses, recording, records
+from bench.load import Say
 from bench.options import SCALE_MAX, SCALE_MIN, between
 from bench.pauses import Options
-from bench.recording import Kind, Say
+from bench.recording import Kind
 
 SCALE, SECONDS = 600.0, 60.0
 KIND = Kind(
@@ -41,8 +42,8 @@ def main(given: Sequence[str]) -> int:
 
 def options_of(asked: argparse.Namespace) -> Options:
     """What is asked for."""
-    cases, pins = recording.cases_of(asked), recording.pins_for(asked)
-    return Options(cases, asked.scale, asked.seconds, asked.seed, pins)
+    cases = recording.cases_of(asked)
+    return Options(cases, asked.scale, asked.seconds, asked.seed, asked.pins)
 
 
 def measure(options: Options, directory: Path, say: Say) -> Sequence[str]:

@@ -24,7 +24,7 @@ import psycopg
 
 from bench import records, service
 from bench.exchange_client import HarnessError
-from bench.options import INTERRUPTED, Parser, add_pins_and_out, between, stop_on_signals
+from bench.options import INTERRUPTED, Parser, add_place, between, stop_on_signals
 from bench.report import table
 from bench.traffic import PROFILES, Kind
 from common import queries
@@ -174,7 +174,7 @@ def parser() -> Parser:
     made = Parser(prog="python -m bench pgbench", description=__doc__)
     made.add_argument("--duration", type=between(1, 3600, int), default=30, metavar="S")
     made.add_argument("--clients", type=between(1, 64, int), default=8, metavar="N")
-    add_pins_and_out(made)
+    add_place(made)
     return made
 
 
@@ -199,10 +199,9 @@ def main(given: Sequence[str]) -> int:
     """Exit code 0, 1 with one line, or 130 (interrupted)."""
     asked = parser().parse_args(given)
     stop_on_signals()
-    pins = service.default_pins() if asked.pins is None else asked.pins
     try:
         records.check_writable(asked.out)
-        reached = measure(asked.clients, asked.duration, pins)
+        reached = measure(asked.clients, asked.duration, asked.pins)
     except HarnessError as error:
         print(error, file=sys.stderr)
         return 1

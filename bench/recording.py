@@ -9,17 +9,18 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from bench import capacity_report, records, service
+from bench import capacity_report, records
 from bench.capacity import beside_the_generator
 from bench.capacity_cli import CASES
 from bench.exchange_client import HarnessError
+from bench.load import Say
 from bench.options import (
     INTERRUPTED,
     SCALE_MAX,
     SCALE_MIN,
     SEED_MAX,
     Parser,
-    add_pins_and_out,
+    add_place,
     between,
     one_of,
     stop_on_signals,
@@ -28,7 +29,6 @@ from bench.report import Printer
 from bench.tables import newest_published, published_with
 
 Options = TypeVar("Options")
-Say = Callable[[str], None]
 # Measures, writes down what is over, and gives back the faults, best as they are found.
 Work = Callable[[Options, Path, Say], Iterable[str]]
 
@@ -57,18 +57,13 @@ def parser(kind: Kind, description: str | None, cases: Sequence[str], default: s
         help=f"of {', '.join(cases)} ({default})",
     )
     made.add_argument("--seed", default=1, type=between(0, SEED_MAX, int))
-    add_pins_and_out(made)
+    add_place(made)
     return made
 
 
 def cases_of(asked: argparse.Namespace) -> list[str]:
     """Those that were asked for, each once."""
     return list(dict.fromkeys(asked.version))
-
-
-def pins_for(asked: argparse.Namespace) -> dict[str, int]:
-    """Which role has which core."""
-    return service.default_pins() if asked.pins is None else asked.pins
 
 
 def record(
@@ -97,7 +92,7 @@ def record(
     printer, faults, code, partial = Printer(), list[str](), 0, True
     try:
         _write_meta(directory, begun, faults, partial=True)
-        with beside_the_generator(pins_for(asked)):
+        with beside_the_generator(asked.pins):
             faults.extend(work(options, directory, printer.say))
         partial = False
     except HarnessError as error:

@@ -221,7 +221,7 @@ def doubts(meta: dict[str, Any]) -> list[str]:
 
 def write_report(directory: Path, title: str, lines: Sequence[str]) -> None:
     """report.md: command and limits before the figures, and what went wrong behind them."""
-    meta = msgspec.json.decode((directory / "meta.json").read_bytes())
+    meta = read_meta(directory)
     report = [f"# {title}", "", "```", meta["command"], "```", "", "Limits:", ""]
     report += [f"- {limit}" for limit in meta["limits"]]
     report += [*doubts(meta), "", *lines, ""]
@@ -281,6 +281,11 @@ def lines_of(file: Path, kind: type[T]) -> list[T]:
         return [msgspec.json.decode(line, type=kind) for line in lines]
     except (OSError, msgspec.MsgspecError) as error:
         raise HarnessError(f"{file}: cannot be read: {error}") from None
+
+
+def read_meta(directory: Path) -> dict[str, Any]:
+    """The conditions of a run. Raises HarnessError when they cannot be read."""
+    return read_json(directory / "meta.json", dict[str, Any])
 
 
 def read_json(file: Path, kind: type[T]) -> T:

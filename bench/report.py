@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TextIO
 
 from bench.load import WARMUP_S
-from bench.loadgen import Progress
+from bench.spec import Progress
 from bench.traffic import PROFILES
 from bench.trial import Plan, Summary
 

@@ -11,7 +11,7 @@ from itertools import combinations
 
 import msgspec
 
-from bench import capacity
+from bench import agenda
 from bench.findings import Finding, Findings
 from bench.service import NULL
 
@@ -27,9 +27,9 @@ class Options(msgspec.Struct, frozen=True):
     seed: int
     pins: dict[str, int]
 
-    def of_profile(self, profile: str) -> capacity.Options:
+    def of_profile(self, profile: str) -> agenda.Options:
         """Those of the capacity run under one profile."""
-        return capacity.Options(self.cases, MODE, profile, self.seed, self.pins, repeats=1)
+        return agenda.Options(self.cases, MODE, profile, self.seed, self.pins, repeats=1)
 
 
 class Order(StrEnum):
@@ -116,7 +116,7 @@ def found(options: Options, runs: Sequence[Findings]) -> Sensitivity:
 def _under_profile(options: Options, findings: Findings) -> UnderProfile:
     by_case = {each.case: each for each in findings.cases}
     cases = [bounds_of(case, by_case.get(case)) for case in options.cases]
-    highest = capacity.highest_rate(options.of_profile(findings.profile))
+    highest = agenda.highest_rate(options.of_profile(findings.profile))
     return UnderProfile(findings.profile, highest, cases, order_of(cases))
 
 
@@ -124,4 +124,4 @@ def expected_s(options: Options, profile: str) -> float:
     """About how long the capacity run under a profile takes."""
     asked = options.of_profile(profile)
     cases = [NULL.label, *asked.cases]
-    return sum(capacity.search_s(asked, case) for case in cases)
+    return sum(agenda.search_s(asked, case) for case in cases)

@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import capacity, capacity_cli, records, service, trials
-from bench.cli import VERSIONS
+from bench import agenda, capacity, capacity_cli, records, service, trials
 from bench.exchange_client import HarnessError
 from bench.options import (
     INTERRUPTED,
     SEED_MAX,
     Parser,
-    add_pins_and_out,
+    add_place,
     between,
     one_of,
     parsed,
@@ -23,6 +22,7 @@ from bench.options import (
 )
 from bench.report import Printer
 from bench.sensitivity import LAYOUT, MODE, Options, expected_s
+from bench.service import VERSIONS
 from bench.traffic import B3, PROFILES
 
 
@@ -46,7 +46,7 @@ def parser() -> Parser:
         help=f"the traffic: {', '.join(PROFILES)} (the first six)",
     )
     made.add_argument("--seed", default=1, type=between(0, SEED_MAX, int), help="of the tapes (1)")
-    add_pins_and_out(made)
+    add_place(made)
     made.add_argument("--resume", type=Path, metavar="DIR", help="go on with an interrupted run")
     return made
 
@@ -111,9 +111,7 @@ def _complete(directory: Path, options: Options, printer: Printer, command: str)
     return 0
 
 
-def _run(
-    directory: Path, asked: capacity.Options, printer: Printer, after_s: float
-) -> capacity.Run:
+def _run(directory: Path, asked: agenda.Options, printer: Printer, after_s: float) -> capacity.Run:
     """The capacity run of a profile, begun before or not."""
     if (directory / "meta.json").exists():
         return capacity_cli.resumed(directory, printer, after_s)
@@ -127,20 +125,19 @@ def _is_whole(run: Path) -> bool:
         return False
     options, done = capacity_cli.read_options(run), trials.read(run)
     void = any(one.faults for one in done)
-    return not void and capacity.next_task(options, done, lambda case: 0.0) is None
+    return not void and agenda.next_task(options, done, lambda case: 0.0) is None
 
 
 def _new(asked: argparse.Namespace) -> tuple[Path, Options]:
     records.check_writable(asked.out)
     for label in asked.version:
         service.check_spawnable(label, None)
-    pins = service.default_pins() if asked.pins is None else asked.pins
     # In their own order, whatever order they were given in.
     cases = [case for case in VERSIONS if case in asked.version]
     profiles = [profile for profile in PROFILES if profile in asked.profile]
     directory = records.new_directory(asked.out)
     records.claim(directory)
-    return directory, Options(cases, profiles, asked.seed, pins)
+    return directory, Options(cases, profiles, asked.seed, asked.pins)
 
 
 def _resumed(directory: Path) -> tuple[Path, Options]:
@@ -158,7 +155,7 @@ def _write_meta(
     conditions = {
         "layout": LAYOUT,
         "options": options,
-        "mode": capacity.MODES[MODE],
+        "mode": agenda.MODES[MODE],
         "partial": partial,
         "void": any(one.faults for each in done for one in each),
     }

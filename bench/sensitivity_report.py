@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from bench import findings, records, trials
-from bench.capacity import MODES
+from bench.agenda import MODES
 from bench.capacity_report import REPORT, SUMMARY
 from bench.exchange_client import HarnessError
 from bench.report import table
@@ -44,7 +44,7 @@ def from_records(directory: Path) -> Sensitivity:
 def write(directory: Path) -> Sensitivity:
     """summary.json and report.md. Raises HarnessError."""
     sensitivity = from_records(directory)
-    meta = msgspec.json.decode((directory / "meta.json").read_bytes())
+    meta = records.read_meta(directory)
     records.write_json(directory / SUMMARY, sensitivity)
     (directory / REPORT).write_text(markdown(meta, sensitivity))
     return sensitivity

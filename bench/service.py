@@ -29,6 +29,7 @@ _POLL_S = 0.02
 _LOG_LINES = 5
 _PR_SET_PDEATHSIG = 1
 ROLES = ("service", "generator", "postgres")
+VERSIONS = ("v1", "v2", "v3")
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def spawned(version: str, port: int | None, pins: dict[str, int]) -> Iterator[Se
 @contextlib.contextmanager
 def database(pins: dict[str, int]) -> Iterator[Database]:
     """A fresh PostgreSQL, gone afterwards. Raises HarnessError."""
-    # Only here: with --url the harness runs without the code and the packages of the service.
+    # Only here: with --url the harness runs without the packages of the service.
     from common.errors import StartError  # noqa: PLC0415
     from common.postgres import SETTINGS, EmbeddedPostgres  # noqa: PLC0415
 

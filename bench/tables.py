@@ -8,11 +8,10 @@ import msgspec
 
 from bench import capacity_report, crash
 from bench.capacity import LAYOUT
-from bench.exchange_client import HarnessError
 from bench.findings import Findings
-from bench.records import DEFAULT_DIRECTORY, is_commit, read_summaries
+from bench.records import DEFAULT_DIRECTORY, is_commit, read_meta, read_summaries
 from bench.report import milliseconds
-from bench.service import ROOT
+from bench.service import ROOT, VERSIONS
 from bench.trial import Summary
 
 BEGIN, END = "<!-- measured: python -m bench tables -->", "<!-- /measured -->"
@@ -21,8 +20,8 @@ REPEATS_MIN = 3
 CHART = "capacity"  # of all runs that are published together
 # Which cases a README shows.
 READMES = {
-    "README.md": ("v1", "v2", "v3"),
-    "results/README.md": ("v1", "v2", "v3"),
+    "README.md": VERSIONS,
+    "results/README.md": VERSIONS,
     "casev1/README.md": ("v1",),
     "casev2/README.md": ("v2",),
     "casev3/README.md": ("v3",),
@@ -69,7 +68,7 @@ def published_with(run: Path) -> list[Path]:
 
     They measured one thing in different hours. What was not committed is like nothing else.
     """
-    own = _conditions(run)
+    own = read_meta(run)
     if not _is_published(own) or not is_commit(own["git"]):
         return [run]
     return [
@@ -88,22 +87,14 @@ def _is_published(conditions: dict[str, Any]) -> bool:
         and conditions["options"]["trial_s"] is None
         and conditions["options"]["repeats"] >= REPEATS_MIN
         and conditions["options"]["profile"] == AVERAGE
-        and {"v1", "v2", "v3"} <= set(conditions["options"]["cases"])
+        and set(VERSIONS) <= set(conditions["options"]["cases"])
         and not (conditions["partial"] or conditions["void"])
     )
 
 
 def _runs(results: Path) -> list[tuple[Path, dict[str, Any]]]:
     """All runs with their conditions, oldest first: their names begin with the time."""
-    return [(meta.parent, _conditions(meta.parent)) for meta in sorted(results.glob("*/meta.json"))]
-
-
-def _conditions(run: Path) -> dict[str, Any]:
-    """What meta.json says. Raises HarnessError."""
-    try:
-        return msgspec.json.decode((run / "meta.json").read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.MsgspecError) as error:
-        raise HarnessError(f"{run}: its meta.json cannot be read: {error}") from error
+    return [(meta.parent, read_meta(meta.parent)) for meta in sorted(results.glob("*/meta.json"))]
 
 
 def newest(results: Path = DEFAULT_DIRECTORY, *, spawned: bool = False) -> dict[str, Path]:
@@ -144,7 +135,7 @@ def _way_to_results(readme: Path) -> str:
 
 
 def _capacities(run: Path, versions: Sequence[str], way: str) -> list[str]:
-    conditions, runs = _conditions(run), published_with(run)
+    conditions, runs = read_meta(run), published_with(run)
     machine = conditions["machine"]
     every = capacity_report.read_pooled(runs)
     shown = [each for each in every.cases if _version(each.case) in versions]
@@ -165,7 +156,7 @@ def _capacities(run: Path, versions: Sequence[str], way: str) -> list[str]:
 
 def _of_repeats(runs: Sequence[Path], way: str) -> str:
     """Over what the ranges of published runs are, as sentences."""
-    options = [_conditions(run)["options"] for run in runs]
+    options = [read_meta(run)["options"] for run in runs]
     repeats = sum(each["repeats"] for each in options)
     if len(runs) == 1:
         text = f"The range is that of {repeats} repeats."
@@ -234,7 +225,7 @@ def _version(case: str) -> str:
 
 
 def _section(run: Path, way: str) -> list[str]:
-    conditions = _conditions(run)
+    conditions = read_meta(run)
     machine, place = conditions["machine"], f"{way}{run.name}"
     return [
         f"`{conditions['command']}` on {machine['cores']} cores of an {machine['cpu']}, "

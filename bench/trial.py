@@ -14,12 +14,11 @@ from bench import audit, checking, exchange_client, figures, traffic
 from bench.checking import FLUSH_PATIENCE_S, Audit
 from bench.exchange_client import Broker, Session, Target
 from bench.figures import GeneratorHealth, KindFigures, Samples
-from bench.load import DRAIN_S, WARMUP_S, Load, drive
-from bench.loadgen import BROKERS_CONNECTIONS, Progress, Spec
+from bench.load import DRAIN_S, WARMUP_S, Load, Say, drive
 from bench.service import Place
+from bench.spec import BROKERS_CONNECTIONS, Progress, Spec
 from bench.traffic import Market
 
-Say = Callable[[str], None]
 Show = Callable[["Plan", Progress], None]
 
 

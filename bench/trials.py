@@ -48,15 +48,8 @@ class LogWrites(msgspec.Struct, frozen=True):
     ms_p50: float
 
 
-class Record(msgspec.Struct, frozen=True):
-    """One trial. Percentiles are None where they are infinite or nothing was seen.
-
-    ``staleness_ms`` is by kind of read (``book``, ``price``, ``order``), empty without a probe;
-    ``flush_age_ms_max`` how long the oldest change has waited for the database. ``cpu_share`` is of
-    one core, ``backlog`` the requests in flight at equal distances over the measured time.
-    ``log`` is None without a write-ahead log, and in records from before 2026-11-26.
-    ``paces`` says how fast each core was meanwhile; empty in records from before 2026-11-27T21.
-    """
+class Setting(msgspec.Struct, frozen=True):
+    """Which trial it is, before anything is measured."""
 
     number: int
     case: str
@@ -66,6 +59,18 @@ class Record(msgspec.Struct, frozen=True):
     seed: int
     duration_s: float
     offered_per_s: float
+
+
+class Record(Setting, frozen=True):
+    """One trial. Percentiles are None where they are infinite or nothing was seen.
+
+    ``staleness_ms`` is by kind of read (``book``, ``price``, ``order``), empty without a probe;
+    ``flush_age_ms_max`` how long the oldest change has waited for the database. ``cpu_share`` is of
+    one core, ``backlog`` the requests in flight at equal distances over the measured time.
+    ``log`` is None without a write-ahead log, and in records from before 2026-11-26.
+    ``paces`` says how fast each core was meanwhile; empty in records from before 2026-11-27T21.
+    """
+
     verdict: Verdict
     verdict_tight: Verdict
     reasons: list[str]
@@ -102,19 +107,6 @@ class Record(msgspec.Struct, frozen=True):
     def everything(self) -> KindFigures:
         """The latencies of all requests together."""
         return self.kinds[-1]
-
-
-class Setting(msgspec.Struct, frozen=True):
-    """Which trial it is, before anything is measured."""
-
-    number: int
-    case: str
-    repeat: int
-    purpose: str
-    rate: float
-    seed: int
-    duration_s: float
-    offered_per_s: float
 
 
 def record(

@@ -92,7 +92,6 @@ class Health(msgspec.Struct, frozen=True):
     flush_age_ms: float = 0.0
     flush_pending: int = 0
     flush_age_ms_max: float = 0.0
-    flush_last_ms: float = 0.0
     flushes: int = 0
     pool_wait_ms_total: float = 0.0
     pool_waiting: int = 0

@@ -29,10 +29,7 @@ async def open_exchange(settings: Settings, database_url: str) -> AsyncIterator[
     """
     started_s = time.monotonic()
     database = Database(
-        database_url,
-        pool_size=settings.pool_size,
-        pool_wait_ms=settings.pool_wait_ms,
-        writes=True,
+        database_url, pool_size=settings.pool_size, pool_wait_ms=settings.pool_wait_ms, writes=True
     )
     webhooks = Webhooks(
         private_allowed=settings.webhook_private, queue_max=settings.webhook_queue_max

@@ -37,7 +37,13 @@ from common.errors import (
 from common.exchange import Exchange
 from common.ids import parse_id
 from common.metrics import render_metrics
-from common.model import AVERAGE_TRADES_MAX, BOOK_DEPTH_MAX, Replayed
+from common.model import (
+    AVERAGE_TRADES_DEFAULT,
+    AVERAGE_TRADES_MAX,
+    BOOK_DEPTH_DEFAULT,
+    BOOK_DEPTH_MAX,
+    Replayed,
+)
 from common.openapi import describe, render_docs
 from common.overload import BEAT_S, Overload
 from common.reply import Reply, Response
@@ -45,8 +51,6 @@ from common.routes import ROUTES, Access
 from common.settings import Settings
 
 KEEP_ALIVE_S = 75.0
-AVERAGE_TRADES_DEFAULT = 50
-DEPTH_DEFAULT = 10
 
 STATUS_OF: dict[type[ExchangeError], HTTPStatus] = {
     MalformedBody: HTTPStatus.BAD_REQUEST,
@@ -490,7 +494,9 @@ async def get_price(call: Call, key_hash: bytes) -> Reply:
 
 async def get_book(call: Call, key_hash: bytes) -> Reply:
     symbol = wire.decode_symbol(call.name)
-    depth = wire.decode_count(call.query(), "depth", default=DEPTH_DEFAULT, most=BOOK_DEPTH_MAX)
+    depth = wire.decode_count(
+        call.query(), "depth", default=BOOK_DEPTH_DEFAULT, most=BOOK_DEPTH_MAX
+    )
     return Reply(wire.encode(await call.exchange.book(key_hash, symbol, depth)))
 
 

@@ -18,9 +18,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from common.channel import Channel, Parameters, Question, Row, Statement, statement_of
+from common.database_url import connection_error_line
 from common.errors import Overloaded, StartError, Unavailable
 from common.pool import PLACES, Pool
-from common.postgres import connection_error_line
 from common.tables import SCHEMA_VERSION, exchange_state, metadata
 
 log = logging.getLogger(__name__)

@@ -15,9 +15,9 @@ from common.errors import InvalidField
 
 PRICE_MAX_CENTS = 10**9
 QUANTITY_MAX = 10**9
-BOOK_DEPTH_MAX = 50
-AVERAGE_TRADES_MAX = 1000
-PAGE_MAX = 500
+BOOK_DEPTH_DEFAULT, BOOK_DEPTH_MAX = 10, 50
+AVERAGE_TRADES_DEFAULT, AVERAGE_TRADES_MAX = 50, 1000
+PAGE_DEFAULT, PAGE_MAX = 50, 500
 # So many of a broker's orders are looked at for one page, whatever is asked for: a listing of few
 # among very many takes more pages, and never holds up the exchange.
 LOOKED_AT_MAX = 2_000

@@ -12,7 +12,7 @@ from sqlalchemy import (
     ColumnElement,
     DateTime,
     LargeBinary,
-    Numeric,
+    Table,
     Text,
     Update,
     Uuid,
@@ -85,43 +85,28 @@ def _columns(name: str, **types: TypeEngine[Any]) -> NamedFromClause:
     return func.unnest(*arrays).table_valued(*names).render_derived(name=name)
 
 
-_new = _columns(
-    "new",
-    id=Uuid(),
-    sequence=BigInteger(),
-    broker_id=Uuid(),
-    document_number=Text(),
-    side=Text(),
-    order_type=Text(),
-    symbol=Text(),
-    price=BigInteger(),
-    quantity=BigInteger(),
-    remaining_quantity=BigInteger(),
-    close_reason=Text(),
-    valid_until=BigInteger(),
-    created_at=BigInteger(),
-    closed_at=BigInteger(),
-)
-_INSTANTS = {"valid_until", "created_at", "closed_at", "executed_at"}
+def _kind(field: ColumnElement[Any]) -> TypeEngine[Any]:
+    """The type in which a column is sent: instants as microseconds."""
+    return BigInteger() if isinstance(field.type, DateTime) else field.type
 
 
-def _selected(rows: NamedFromClause) -> list[ColumnElement[Any]]:
-    return [_instant(field) if field.name in _INSTANTS else field for field in rows.c]
+def _stored(field: ColumnElement[Any], sent: ColumnElement[Any]) -> ColumnElement[Any]:
+    """What becomes of what is sent for a column."""
+    return _instant(sent) if isinstance(field.type, DateTime) else sent
 
 
-INSERT_ORDERS = compiled(
-    insert(orders).from_select([field.name for field in _new.c], select(*_selected(_new)))
-)
+def _rows_of(table: Table, name: str) -> Select[Any]:
+    """Rows for a table, with a parameter for each of its columns."""
+    rows = _columns(name, **{field.name: _kind(field) for field in table.c})
+    return select(*(_stored(field, rows.c[field.name]) for field in table.c))
+
+
+INSERT_ORDERS = compiled(insert(orders).from_select(list(orders.c), _rows_of(orders, "new")))
 
 # Of one order; arrays of one element each would take PostgreSQL a sixth longer.
 INSERT_ORDER = compiled(
     insert(orders).values(
-        {
-            field.name: _instant(bindparam(field.name, type_=BigInteger))
-            if field.name in _INSTANTS
-            else bindparam(field.name, type_=field.type)
-            for field in _new.c
-        }
+        {field: _stored(field, bindparam(field.name, type_=_kind(field))) for field in orders.c}
     )
 )
 
@@ -167,28 +152,9 @@ UPDATE_ORDER = compiled(
     )
 )
 
-_traded = _columns(
-    "traded",
-    id=Uuid(),
-    sequence=BigInteger(),
-    symbol=Text(),
-    price=BigInteger(),
-    quantity=BigInteger(),
-    taker_side=Text(),
-    maker_order_id=Uuid(),
-    taker_order_id=Uuid(),
-    maker_broker_id=Uuid(),
-    taker_broker_id=Uuid(),
-    executed_at=BigInteger(),
-)
-INSERT_TRADES = compiled(
-    insert(trades).from_select([field.name for field in _traded.c], select(*_selected(_traded)))
-)
+INSERT_TRADES = compiled(insert(trades).from_select(list(trades.c), _rows_of(trades, "traded")))
 
-_earned = _columns("earned", broker_id=Uuid(), symbol=Text(), cash=Numeric())
-_add_cash = upsert(balances).from_select(
-    ["broker_id", "symbol", "cash"], select(_earned.c.broker_id, _earned.c.symbol, _earned.c.cash)
-)
+_add_cash = upsert(balances).from_select(list(balances.c), _rows_of(balances, "earned"))
 ADD_CASH = compiled(
     _add_cash.on_conflict_do_update(
         index_elements=[balances.c.broker_id, balances.c.symbol],
@@ -196,11 +162,8 @@ ADD_CASH = compiled(
     )
 )
 
-_named = _columns(
-    "named", broker_id=Uuid(), client_order_id=Text(), order_id=Uuid(), created_at=BigInteger()
-)
 _name_orders = upsert(client_orders).from_select(
-    [field.name for field in _named.c], select(*_selected(_named))
+    list(client_orders.c), _rows_of(client_orders, "named")
 )
 NAME_ORDERS = compiled(
     _name_orders.on_conflict_do_update(
@@ -252,14 +215,7 @@ FLUSH_BEHIND_NUMBERED = statement_of(
 # ---- brokers ----
 
 INSERT_BROKER = compiled(insert(brokers))
-_broker_columns = (
-    brokers.c.id,
-    brokers.c.name,
-    brokers.c.webhook_url,
-    brokers.c.key_hash,
-    brokers.c.created_at,
-)
-ALL_BROKERS = compiled(select(*_broker_columns))
+ALL_BROKERS = compiled(select(brokers))
 
 
 def broker_row(broker: Broker) -> dict[str, Any]:
@@ -453,7 +409,7 @@ def details_of(rows: Iterable[Row]) -> Iterator[tuple[int, OrderDetail]]:
 # ---- what the other reads ask ----
 
 AUTHENTICATE = compiled(
-    select(*_broker_columns).where(brokers.c.key_hash == bindparam("key_hash", type_=LargeBinary))
+    select(brokers).where(brokers.c.key_hash == bindparam("key_hash", type_=LargeBinary))
 )
 
 _latest = (
@@ -664,20 +620,7 @@ OPEN_ORDERS = compiled(
     select(*_open_columns).where(orders.c.close_reason.is_(None)).order_by(orders.c.sequence)
 )
 TRADES_OF_OPEN_ORDERS = compiled(
-    select(
-        orders.c.id,
-        _own.c.id,
-        _own.c.sequence,
-        _own.c.symbol,
-        _own.c.price,
-        _own.c.quantity,
-        _own.c.taker_side,
-        _own.c.maker_order_id,
-        _own.c.taker_order_id,
-        _own.c.maker_broker_id,
-        _own.c.taker_broker_id,
-        _own.c.executed_at,
-    )
+    select(orders.c.id, *_own.c)
     .join_from(orders, _own, true())
     .where(orders.c.close_reason.is_(None))
     .order_by(_own.c.sequence, _own.c.id)

@@ -7,8 +7,11 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from common.model import (
+    AVERAGE_TRADES_DEFAULT,
     AVERAGE_TRADES_MAX,
+    BOOK_DEPTH_DEFAULT,
     BOOK_DEPTH_MAX,
+    PAGE_DEFAULT,
     PAGE_MAX,
     Balance,
     BookDepth,
@@ -55,7 +58,7 @@ def _count(default: int, most: int) -> dict[str, Any]:
 _LISTING: dict[str, dict[str, Any]] = {
     "status": {"enum": ["open", "closed"]},
     "symbol": {"type": "string"},
-    "limit": _count(50, PAGE_MAX),
+    "limit": _count(PAGE_DEFAULT, PAGE_MAX),
     "cursor": {"type": "string", "description": "next_cursor of the page before"},
 }
 
@@ -121,7 +124,7 @@ ROUTES = (
         "Last price and the mean of the last trades; 404 before the first trade",
         200,
         Price,
-        query={"trades": _count(50, AVERAGE_TRADES_MAX)},
+        query={"trades": _count(AVERAGE_TRADES_DEFAULT, AVERAGE_TRADES_MAX)},
     ),
     Route(
         "book",
@@ -131,7 +134,7 @@ ROUTES = (
         "The best levels of both sides, best first",
         200,
         BookDepth,
-        query={"depth": _count(10, BOOK_DEPTH_MAX)},
+        query={"depth": _count(BOOK_DEPTH_DEFAULT, BOOK_DEPTH_MAX)},
     ),
     Route(
         "balance",

@@ -20,6 +20,7 @@ from common.ids import ID_MAX, parse_id
 from common.model import (
     EPOCH,
     MICROSECOND,
+    PAGE_DEFAULT,
     PAGE_MAX,
     PRICE_MAX_CENTS,
     QUANTITY_MAX,
@@ -36,7 +37,6 @@ DOCUMENT_NUMBER_MAX = 20
 SYMBOL_MAX = 12
 WEBHOOK_URL_MAX = 2000
 CLIENT_ORDER_ID_MAX = 64
-PAGE_DEFAULT = 50
 _UNTIL_END_US = (datetime.max.replace(tzinfo=EPOCH.tzinfo) - EPOCH) // MICROSECOND
 _NOT_UNICODE = re.compile("[\ud800-\udfff]")
 

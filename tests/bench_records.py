@@ -6,7 +6,8 @@ from typing import Any
 from msgspec import structs
 
 from bench import records
-from bench.capacity import Options, Run, conditions
+from bench.agenda import Options
+from bench.capacity import Run, conditions
 from bench.figures import GeneratorHealth, KindFigures
 from bench.recording import Kind
 from bench.trials import Record, Staleness

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from bench_records import a_trial
 
-from bench import capacity, capacity_report, figures, records, sensitivity, trials, verdict
-from bench.capacity import Options, Run, Task, next_task
+from bench import agenda, capacity, capacity_report, figures, records, sensitivity, trials, verdict
+from bench.agenda import Options, Task, next_task
+from bench.capacity import Run
 from bench.figures import Samples
 from bench.traffic import Kind
 from bench.trials import Record
@@ -54,7 +55,7 @@ def sensitivity_run(
 
 
 def _trial(options: Options, task: Task, number: int, limit: float) -> tuple[Record, Samples]:
-    duration_s = capacity.mode_of(options, task.case).duration_s
+    duration_s = agenda.mode_of(options, task.case).duration_s
     load = task.rate / limit
     samples = _samples(number, duration_s, 2e-3 if load <= 1.0 else 80e-3)
     per_s, over = REQUESTS / duration_s, verdict.over_limit(samples, verdict.LIMIT_MS)

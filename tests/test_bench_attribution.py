@@ -23,7 +23,6 @@ IDLE = Knee(
     rate=300.0,
     cpu_share={"service": 0.3, "postgres backends": 0.2, "generator": 0.1},
     service_cores=1.0,
-    database_cores=1.0,
     shares_generator=True,
     busy={"write CPU": 0.2},
     loop_lag_ms_p99=2.0,

@@ -25,7 +25,8 @@ from hypothesis_profile import PROPERTY
 from msgspec.structs import replace
 
 from bench import capacity_cli, evenness, records, trials
-from bench.capacity import LAYOUT, Options, Task, mode_of, next_task, search_s, trusted_per_s
+from bench.agenda import Options, Task, mode_of, next_task, search_s, trusted_per_s
+from bench.capacity import LAYOUT
 from bench.capacity_cli import main, read_options
 from bench.capacity_report import (
     capacity_table,

@@ -17,7 +17,7 @@ from bench import exchange_client, loadgen, outcomes, traffic
 from bench.exchange_client import Broker, HarnessError, Session, Target
 from bench.figures import Samples, all_kinds, error_counts, generator_health
 from bench.http_client import Address, Malformed, Pool, Reply, ResponseParser
-from bench.loadgen import Finished, Spec, Started
+from bench.spec import WAITED_FOR_CONNECTION, Event, Finished, Spec, Started
 from bench.traffic import Kind
 
 CREATED = b"HTTP/1.1 201 Created\r\nContent-Type: text/plain\r\nCONTENT-length:  5 \r\n\r\nhello"
@@ -326,14 +326,14 @@ async def test_what_waits_for_one_of_a_bounded_number_of_connections_is_late_by_
         samples, finished, _ = await load(address, tmp_path, drain_s=0.2, connections=4)
     health = generator_health(samples, finished, 1.0)
     assert (finished.connections, most) == (4, 4)
-    never = np.isnan(samples.sent_s) & (samples.waited == loadgen.WAITED_FOR_CONNECTION)
+    never = np.isnan(samples.sent_s) & (samples.waited == WAITED_FOR_CONNECTION)
     assert never.sum() > 0.5 * len(samples.kind)
     assert samples.failed[never].all()
     # It was never under way, so no CPU was used for it.
     assert finished.sent <= (~never).sum()
     # The generator did what it should: the trial counts, and the service has failed it.
     assert (health.not_sent, finished.connections_exhausted) == (0, False)
-    waited = (samples.waited == loadgen.WAITED_FOR_CONNECTION) & ~np.isnan(samples.sent_s)
+    waited = (samples.waited == WAITED_FOR_CONNECTION) & ~np.isnan(samples.sent_s)
     assert (samples.latency_ms[waited & ~samples.failed] >= 100.0).all()
 
 
@@ -352,7 +352,7 @@ async def test_fewer_connections_than_asked_for_are_the_limit_of_the_generator(
 async def test_only_the_first_of_several_generators_reports_on_its_way(
     part: int, reports: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    emitted: list[loadgen.Event] = []
+    emitted: list[Event] = []
     monkeypatch.setattr(loadgen, "emit", emitted.append)
     async with served(exchange()) as address:
         await load(address, tmp_path, part=part)

@@ -121,7 +121,7 @@ def test_a_run_without_any_valid_trial_is_drawn(tmp_path: Path) -> None:
 def test_conditions_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "20260101T000000Z_a").mkdir()
     (tmp_path / "20260101T000000Z_a" / "meta.json").write_text("{")
-    with pytest.raises(HarnessError, match=r"20260101T000000Z_a: its meta\.json cannot be read"):
+    with pytest.raises(HarnessError, match=r"20260101T000000Z_a/meta\.json: cannot be read"):
         tables.measured(["v3"], ROOT / "README.md", tmp_path)
 
 

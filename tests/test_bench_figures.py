@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from bench import outcomes
 from bench.figures import STARVED_MAX, Samples, generator_health, percentile
-from bench.loadgen import SENT_AT_ONCE, WAITED_FOR_CONNECTION, WAITED_FOR_TARGET, Finished
+from bench.spec import SENT_AT_ONCE, WAITED_FOR_CONNECTION, WAITED_FOR_TARGET, Finished
 from bench.traffic import Kind
 from bench.trial import judgeable
 

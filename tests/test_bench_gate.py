@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis_profile import PROPERTY
 
-from bench import capacity, check_command, figures, gate, records, service, trials, verdict
-from bench.capacity import Mode, Options, Run, beside_the_generator, conditions, next_task
+from bench import agenda, capacity, check_command, figures, gate, records, service, trials, verdict
+from bench.agenda import Mode, Options, next_task
+from bench.capacity import Run, beside_the_generator, conditions
 from bench.gate import Answer, Ruling, Standing, answer_of, rulings, sentence
 from bench.trials import Record
 from bench.verdict import Verdict
@@ -585,7 +586,7 @@ def of_cpu(ruled: list[Ruling]) -> Answer:
 def test_a_service_that_burns_100_us_more_for_each_request_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(capacity.MODES, "short", Mode("short", 1.0, 0.1, 1.0, null="short"))
+    monkeypatch.setitem(agenda.MODES, "short", Mode("short", 1.0, 0.1, 1.0, null="short"))
     monkeypatch.setattr(capacity, "WARMUP_S", 0.5)
     # A generator that is late on a busy machine, and a host that takes CPU away, spoil latencies;
     # here only CPU is looked at.

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from bench_records import HEALTHY
 from msgspec.structs import replace
 
 from bench import generator_test
@@ -12,25 +13,6 @@ from bench.generator_test import Reached
 
 pytestmark = pytest.mark.alone
 
-HEALTHY = GeneratorHealth(
-    scheduled=1000,
-    sent=1000,
-    not_sent=0,
-    target_failed=0,
-    requests_per_s=1000.0,
-    send_lag_ms_p50=0.05,
-    send_lag_ms_p99=0.2,
-    send_lag_ms_max=3.0,
-    waited_for_target=0,
-    waited_for_connection=0,
-    connections=64,
-    cpu_s=0.5,
-    cpu_share=0.5,
-    queued_share=0.0,
-    steal=0.0,
-    nice=0,
-)
-
 
 @pytest.mark.parametrize(
     ("unanswered", "health", "reason"),
@@ -38,7 +20,7 @@ HEALTHY = GeneratorHealth(
         (0.0, HEALTHY, None),
         (0.005, HEALTHY, None),
         (0.3, HEALTHY, "the server left 30% unanswered"),
-        (0.0, replace(HEALTHY, not_sent=7), "7 of 1000 requests were never sent"),
+        (0.0, replace(HEALTHY, not_sent=7), "7 of 10000 requests were never sent"),
         (0.0, replace(HEALTHY, send_lag_ms_p99=2.5), "send lag p99 2.50 ms (limit 2 ms)"),
         (0.0, replace(HEALTHY, send_lag_ms_p99=2.5, steal=0.1), "send lag"),
     ],

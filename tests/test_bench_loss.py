@@ -6,7 +6,7 @@ from bench_records import a_trial
 from msgspec.structs import replace
 
 from bench import loss
-from bench.capacity import Options
+from bench.agenda import Options
 from bench.chart_style import save
 from bench.crash import Crash
 from bench.findings import Finding, found

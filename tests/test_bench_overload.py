@@ -14,8 +14,8 @@ from bench import outcomes, overload, overload_cli, overload_report, recording, 
 from bench.exchange_client import HarnessError
 from bench.figures import Samples
 from bench.http_client import Address
-from bench.loadgen import Spec, Stage
 from bench.overload import AFTER, BEFORE, DURING, Flood, Options
+from bench.spec import Spec, Stage
 from bench.traffic import Kind
 
 pytestmark = pytest.mark.alone

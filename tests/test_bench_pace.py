@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from bench import capacity, capacity_charts, capacity_report, pace, service, trials
-from bench.capacity import Options, Run, bounds_found, counted, next_task, slowed
+from bench import agenda, capacity, capacity_charts, capacity_report, pace, service, trials
+from bench.agenda import Options, bounds_found, counted, next_task, slowed
+from bench.capacity import Run
 from bench.exchange_client import HarnessError
 from bench.findings import Findings, found
 from bench.pace import Pace
@@ -161,8 +162,8 @@ def test_the_search_goes_on_as_if_a_slow_trial_had_not_been() -> None:
 def test_the_charts_are_of_the_trials_that_the_report_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mode = structs.replace(capacity.MODES["quick"], pace_min=0.95)
-    monkeypatch.setitem(capacity.MODES, "quick", mode)
+    mode = structs.replace(agenda.MODES["quick"], pace_min=0.95)
+    monkeypatch.setitem(agenda.MODES, "quick", mode)
     options = begun(tmp_path, {"v3": [100.0]})
     # Without the slow one the usual is a little more, and those just above the bound were below it.
     near, best, slow = Pace(91.8, 96.0), Pace(100.0, 100.0), Pace(50.0, 50.0)
@@ -187,8 +188,8 @@ def null_done() -> list[Record]:
     """A search of the null server with all that belongs to it."""
     low = [structs.replace(at(2000.0, {}), case="null")] * 3
     high = [structs.replace(at(2080.0, {}, "fail"), case="null")] * 3
-    wanted = capacity.curve(
-        capacity.MODES["publish"], Capacity(2000.0, 2080.0, at_least=False, confirmed=True)
+    wanted = agenda.curve(
+        agenda.MODES["publish"], Capacity(2000.0, 2080.0, at_least=False, confirmed=True)
     )
     curve = [structs.replace(at(rate, {}), case="null", purpose="curve") for rate in wanted]
     return [*low, *high, *curve]
@@ -199,8 +200,8 @@ def test_a_machine_that_stays_slow_ends_the_run_and_says_how_to_go_on(
 ) -> None:
     monkeypatch.setattr(capacity, "SLOWED_IN_A_ROW_MAX", 2)
     monkeypatch.setattr(capacity, "WARMUP_S", 0.2)
-    mode = structs.replace(capacity.MODES["quick"], pace_min=0.85)
-    monkeypatch.setitem(capacity.MODES, "quick", mode)
+    mode = structs.replace(agenda.MODES["quick"], pace_min=0.85)
+    monkeypatch.setitem(agenda.MODES, "quick", mode)
     begun(tmp_path, {"null": [10.0]})
     for number in range(1, 5):
         fast = {"any": Pace(1e6, 1e6)}

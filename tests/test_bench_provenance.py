@@ -13,7 +13,7 @@ from bench_records import begun
 from synthetic import capacity_run, sensitivity_run
 
 from bench import capacity_cli, check_command, records, sensitivity, sensitivity_cli
-from bench.capacity import Options
+from bench.agenda import Options
 from bench.exchange_client import HarnessError
 from bench.service import ROOT
 

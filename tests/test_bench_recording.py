@@ -13,8 +13,9 @@ import pytest
 
 from bench import recording, records
 from bench.exchange_client import HarnessError
+from bench.load import Say
 from bench.options import INTERRUPTED
-from bench.recording import Kind, Say
+from bench.recording import Kind
 
 KIND = Kind("fake", "fake-1", "fakes.jsonl", "bench.fake_report", "the fakes", ("Not real.",))
 Work = Callable[[dict[str, int], Path, Say], Iterator[str]]

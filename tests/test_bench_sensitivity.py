@@ -18,7 +18,7 @@ from hypothesis_profile import PROPERTY
 from msgspec import structs
 from synthetic import capacity_run, sensitivity_run
 
-from bench import __main__, capacity, sensitivity_cli, sensitivity_report, tables, trials
+from bench import __main__, agenda, capacity, sensitivity_cli, sensitivity_report, tables, trials
 from bench.profiles import PROFILES
 from bench.sensitivity import (
     Bounds,
@@ -152,7 +152,7 @@ def test_bounds_are_said_with_their_doubts(given_: Bounds, text: str) -> None:
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_steady_profile_has_no_rate_above_its_mean(profile: str) -> None:
-    highest = capacity.highest_rate(OPTIONS.of_profile(profile))
+    highest = agenda.highest_rate(OPTIONS.of_profile(profile))
     assert (highest == 1.0) is PROFILES[profile].steady
     assert highest <= 6.5
 
@@ -224,7 +224,7 @@ def test_its_capacity_runs_are_no_runs_of_their_own(run: Path, tmp_path: Path) -
     assert tables.newest_published(run.parent) is None
     assert tables.newest_runs(run.parent) == [run]
     whole = tmp_path / "20250101T000000Z_b"
-    capacity_run(whole, capacity.Options(CASES, "publish", "average", 1, {}, 3))
+    capacity_run(whole, agenda.Options(CASES, "publish", "average", 1, {}, 3))
     (tmp_path / run.name).symlink_to(run)
     assert tables.newest_published(tmp_path) == whole
     assert tables.newest_runs(tmp_path) == [whole, tmp_path / run.name]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bench import traffic
-from bench.loadgen import share_of
+from bench.spec import share_of
 from bench.traffic import Tape
 
 

@@ -10,12 +10,12 @@ import pytest
 from bench_records import HEALTHY, a_trial
 from msgspec import structs
 
-from bench import capacity, traffic, trial, trials, verdict
+from bench import agenda, traffic, trial, trials, verdict
 from bench.checking import Audit
 from bench.figures import Samples
 from bench.load import Load
-from bench.loadgen import Finished, Started
 from bench.observe import Counters, Seen
+from bench.spec import Finished, Started
 from bench.traffic import Floats, Kind
 from bench.trials import Record, Setting
 from bench.verdict import Stability, Verdict, at_most_one_percent, growth_bound, stability
@@ -278,7 +278,7 @@ def test_only_a_passed_trial_of_the_null_server_with_send_lag_shows_a_generator_
     health = structs.replace(HEALTHY, send_lag_ms_p99=lag_ms)
     slower = a_trial(case="null", offered_per_s=RATE)
     faster = a_trial(**({"case": "null", "offered_per_s": 9000.0, "generator": health} | changes))
-    assert capacity.trusted_per_s([slower, faster]) == trusted_per_s
+    assert agenda.trusted_per_s([slower, faster]) == trusted_per_s
 
 
 def loaded(seen: Seen, slow_s: float = 0.001) -> Load:

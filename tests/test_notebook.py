@@ -14,13 +14,13 @@ import pytest
 from IPython.display import Image, Markdown
 from synthetic import capacity_run, sensitivity_run
 
-from bench import capacity, notebook, notebook_cli, sensitivity
+from bench import agenda, notebook, notebook_cli, sensitivity
 from bench.exchange_client import HarnessError
 from bench.service import ROOT
 
 CASES = ["v1", "v2", "v3"]
-PUBLISHED = capacity.Options(CASES, "publish", "average", 1, {}, repeats=3)
-QUICK = capacity.Options(CASES, "quick", "average", 1, {}, repeats=1)
+PUBLISHED = agenda.Options(CASES, "publish", "average", 1, {}, repeats=3)
+QUICK = agenda.Options(CASES, "quick", "average", 1, {}, repeats=1)
 # What a cell may consist of: calls and names, and one loop to show several things.
 ALLOWED = (
     ast.Module,

@@ -17,8 +17,9 @@ import psycopg
 import pytest
 
 from common import postgres
+from common.database_url import connection_error_line
 from common.errors import StartError
-from common.postgres import SETTINGS, EmbeddedPostgres, connection_error_line, default_data_dir
+from common.postgres import SETTINGS, EmbeddedPostgres, default_data_dir
 
 ROOT = os.geteuid() == 0
 ACCOUNT = pwd.getpwnam("nobody") if ROOT else pwd.getpwuid(os.geteuid())

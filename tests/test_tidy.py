@@ -89,9 +89,7 @@ def test_the_exchanges_have_the_verbs_of_the_protocol_in_its_order() -> None:
         assert verbs(exchange_class(case)) == verbs(protocol)
 
 
-@pytest.mark.parametrize(
-    "path", sources(*CASES), ids=lambda path: f"{path.parent.name}/{path.name}"
-)
+@pytest.mark.parametrize("path", sources(*CASES), ids=label)
 def test_a_case_imports_no_case_by_name_and_does_not_name_itself(path: Path) -> None:
     assert not set(imports(path)) & set(CASES)
     assert not re.search(r"case_?v?\d", path.read_text())

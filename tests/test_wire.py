@@ -12,7 +12,7 @@ from hypothesis_profile import PROPERTY
 from common import wire
 from common.errors import InvalidField, MalformedBody
 from common.ids import format_id
-from common.model import Balance, NewOrder, OrderType, Side, to_datetime
+from common.model import PAGE_DEFAULT, Balance, NewOrder, OrderType, Side, to_datetime
 
 NOW_US = 1_700_000_000_000_000
 LIMIT: dict[str, Any] = {
@@ -444,7 +444,7 @@ def test_a_count_out_of_bounds_is_refused(text: str) -> None:
 
 def test_a_listing_is_of_everything_unless_it_says_otherwise() -> None:
     query = wire.decode_order_query({})
-    assert (query.status, query.symbol, query.limit) == (None, None, wire.PAGE_DEFAULT)
+    assert (query.status, query.symbol, query.limit) == (None, None, PAGE_DEFAULT)
 
 
 def test_a_listing_can_be_narrowed() -> None:

@@ -165,7 +165,7 @@ def values_of(one: _Benchmark, curve: Curve) -> list[float]:
 def write(directory: Path) -> list[Line]:
     """summary.json and report.md from the raw times of a run. Raises HarnessError."""
     lines = read(directory)
-    meta = msgspec.json.decode((directory / "meta.json").read_bytes())
+    meta = records.read_meta(directory)
     records.write_json(directory / SUMMARY, lines)
     (directory / REPORT).write_text(markdown(meta, lines))
     return lines
