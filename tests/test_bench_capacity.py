@@ -39,8 +39,6 @@ from bench.report import Printer
 from bench.trials import LogWrites, Record
 from bench.verdict import Verdict
 
-pytestmark = pytest.mark.alone
-
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 60.0
 STOP_MAX_S = 10.0
@@ -585,6 +583,7 @@ def killed(place: Path) -> None:
     assert {"book", "price", "order"} in probed
 
 
+@pytest.mark.alone
 def test_several_generators_send_what_one_would_and_each_order_is_where_it_should_be(
     new_place: NewPlace,
 ) -> None:
@@ -600,6 +599,7 @@ def test_several_generators_send_what_one_would_and_each_order_is_where_it_shoul
         assert "every acknowledged order once" in " ".join(one.checks)
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ties processes together on Linux")
 def test_a_run_that_is_broken_off_keeps_its_trials_leaves_no_process_and_goes_on(
     new_place: NewPlace,

@@ -18,8 +18,6 @@ from typing import NamedTuple
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-pytestmark = pytest.mark.alone
-
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "bench" / "perf_realistic.py"
 FAKE = Path(__file__).with_name("test_bench_fake_exchange.py")
@@ -177,6 +175,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         return Runs(good.result(), reused, lossy.result(), done, results)
 
 
+@pytest.mark.alone
 def test_a_run_against_a_url_is_recorded(runs: Runs) -> None:
     done = runs.good
     assert "audit passed" in done.stdout, done.stdout + done.stderr
@@ -191,6 +190,7 @@ def test_a_run_against_a_url_is_recorded(runs: Runs) -> None:
     assert summary["kinds"][-1]["errors"] == 0
 
 
+@pytest.mark.alone
 def test_charts_can_be_drawn_again_from_the_raw_data(runs: Runs) -> None:
     run = only_run(runs.results / "good")
     before = (run / "percentiles.svg").read_bytes()
@@ -201,17 +201,20 @@ def test_charts_can_be_drawn_again_from_the_raw_data(runs: Runs) -> None:
     assert (run / "percentiles.svg").read_bytes() == before
 
 
+@pytest.mark.alone
 def test_an_exchange_that_holds_orders_is_not_measured(runs: Runs) -> None:
     assert runs.reused.returncode == 1
     assert "--reset" in runs.reused.stderr
     assert runs.reused.stderr.count("\n") == 1
 
 
+@pytest.mark.alone
 def test_a_lost_order_fails_the_run(runs: Runs) -> None:
     assert runs.lossy.returncode == 1
     assert "AUDIT FAILED: every acknowledged order once" in runs.lossy.stdout
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("version", CASES)
 def test_a_spawned_run_passes_its_audit(runs: Runs, version: str) -> None:
     done = runs.spawned[version]
@@ -254,6 +257,7 @@ def interrupted(how: int, results: Path) -> None:
     assert meta["partial"]
 
 
+@pytest.mark.alone
 def test_ctrl_c_keeps_what_there_is_and_leaves_no_process(tmp_path: Path) -> None:
     with Workers() as workers:
         list(
@@ -263,6 +267,7 @@ def test_ctrl_c_keeps_what_there_is_and_leaves_no_process(tmp_path: Path) -> Non
         )
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("version", CASES)
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ties processes together on Linux")
 def test_a_killed_harness_takes_service_and_database_along(tmp_path: Path, version: str) -> None:

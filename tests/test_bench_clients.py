@@ -16,8 +16,6 @@ from bench.clients import ALL, ALONE, Options
 from bench.exchange_client import HarnessError
 from bench.http_client import Address
 
-pytestmark = pytest.mark.alone
-
 IDLE, DRIBBLING, HALF_CLOSED, DEAF = KINDS
 
 
@@ -104,6 +102,7 @@ def test_each_kind_is_measured_by_itself_and_then_all_together() -> None:
     assert [sum(kind.number for kind in kinds) for _, kinds in measured] == [0, 3, 3, 3, 3, 12]
 
 
+@pytest.mark.alone
 def test_a_real_run_loses_nothing_beside_any_of_them_and_is_drawn(tmp_path: Path) -> None:
     label = f"v{CASES[0][-1]}"
     options = Options(

@@ -13,8 +13,6 @@ from bench import flame, flame_cli, flame_report, service
 from bench.exchange_client import HarnessError
 from bench.flame import OTHER, Flame, Options, flame_of, origin_of
 
-pytestmark = pytest.mark.alone
-
 
 @pytest.mark.parametrize(
     ("frame", "origin"),
@@ -69,6 +67,7 @@ def test_without_py_spy_the_reply_says_what_to_install(monkeypatch: pytest.Monke
         flame.py_spy()
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(
     sys.platform != "linux" or os.geteuid() != 0, reason="py-spy asks for root here"
 )

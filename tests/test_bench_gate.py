@@ -22,8 +22,6 @@ from bench.gate import Answer, Ruling, Standing, answer_of, rulings, sentence
 from bench.trials import Record
 from bench.verdict import Verdict
 
-pytestmark = pytest.mark.alone
-
 ROOT = Path(__file__).resolve().parents[1]
 CASES = list(gate.ORDER)
 SEVERITY = [Answer.PASS, Answer.INCONCLUSIVE, Answer.REGRESS]
@@ -529,6 +527,7 @@ def test_another_run_is_not_resumed_as_a_check(
     assert "is no check against" in capsys.readouterr().err
 
 
+@pytest.mark.alone
 def test_ctrl_c_ends_a_check_at_once_and_leaves_no_process(
     baseline_file: Path, tmp_path: Path
 ) -> None:
@@ -581,6 +580,7 @@ def of_cpu(ruled: list[Ruling]) -> Answer:
     return found
 
 
+@pytest.mark.alone
 def test_a_service_that_burns_100_us_more_for_each_request_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

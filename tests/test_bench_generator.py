@@ -10,8 +10,6 @@ from bench import generator_test
 from bench.figures import GeneratorHealth
 from bench.generator_test import Reached
 
-pytestmark = pytest.mark.alone
-
 HEALTHY = GeneratorHealth(
     scheduled=1000,
     sent=1000,
@@ -49,6 +47,7 @@ def test_a_rate_is_held_if_all_was_sent_in_time_and_answered(
     assert Reached(1000.0, 1, 30.0, unanswered, health).ended_by == reason
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("generators", [1, 2])
 def test_what_was_offered_to_the_null_server_is_shown_and_recorded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], generators: int

@@ -18,8 +18,6 @@ from bench.loadgen import Spec, Stage
 from bench.overload import AFTER, BEFORE, DURING, Flood, Options
 from bench.traffic import Kind
 
-pytestmark = pytest.mark.alone
-
 OPTIONS = Options(["v1"], {"v1": 200.0}, 3.0, 4.0, 1, {}, before_s=2.0, after_s=4.0)
 
 
@@ -141,6 +139,7 @@ def test_a_wrong_capacity_is_refused_in_one_line(
     assert "allowed" in said
 
 
+@pytest.mark.alone
 def test_a_real_run_refuses_serves_loses_nothing_and_is_drawn(tmp_path: Path) -> None:
     label = f"v{CASES[0][-1]}"
     options = Options(

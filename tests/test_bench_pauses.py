@@ -14,7 +14,6 @@ from bench.paused_case import COLLECTORS as WAYS
 from bench.paused_case import Diary
 from bench.pauses import COLLECTORS, Options, Pauses, pauses_ms, row
 
-pytestmark = pytest.mark.alone
 DIARY = ["9.0 0 0.001", "10.0 0 0.002", "11.0 2 0.003", "12.0 1 0.004"]
 
 
@@ -66,6 +65,7 @@ def test_a_diary_has_each_collection_with_its_generation(tmp_path: Path) -> None
     assert seen[2][0] > 0
 
 
+@pytest.mark.alone
 def test_a_real_case_leaves_a_table_and_a_picture(tmp_path: Path) -> None:
     options = Options(["v3"], 600.0, 2.0, 1, service.default_pins())
     for one in pauses.run(options, "v3", lambda line: None):
