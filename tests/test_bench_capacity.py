@@ -17,7 +17,7 @@ from random import Random
 
 import psutil  # type: ignore[import-untyped]
 import pytest
-from bench_records import a_trial, begun
+from bench_records import SMALL_MARKET, a_trial, begun
 from client import eventually
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -570,7 +570,7 @@ def interrupted(place: Path) -> None:
 
 def killed(place: Path) -> None:
     """Leave a run no time for anything, and let it go on."""
-    begun(place, {"v3": [10.0, 10.0]})
+    begun(place, {"v3": [10.0, 10.0]}, profile=SMALL_MARKET)
     code, _ = broken_off(place, signal.SIGKILL)
     assert code == -signal.SIGKILL
     assert len(trials.read(place)) == 1
@@ -588,7 +588,7 @@ def test_several_generators_send_what_one_would_and_each_order_is_where_it_shoul
     new_place: NewPlace,
 ) -> None:
     place = new_place()
-    begun(place, {"v3": [20.0]}, generators=2)
+    begun(place, {"v3": [20.0]}, generators=2, profile=SMALL_MARKET)
     completed(place)
     done = trials.read(place)
     assert done

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from bench_records import describe
+from bench_records import SMALL_MARKET, describe
 from client import HOST, PATIENCE_S, eventually
 from conftest import CASES
 
@@ -103,7 +103,11 @@ def test_each_kind_is_measured_by_itself_and_then_all_together() -> None:
 
 
 @pytest.mark.alone
-def test_a_real_run_loses_nothing_beside_any_of_them_and_is_drawn(tmp_path: Path) -> None:
+def test_a_real_run_loses_nothing_beside_any_of_them_and_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients, "PROFILE", SMALL_MARKET)
+    monkeypatch.setattr(clients, "WARMUP_S", 0.5)
     label = f"v{CASES[0][-1]}"
     options = Options(
         cases=[label],

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import psutil  # type: ignore[import-untyped]
 import pytest
-from bench_records import a_trial
+from bench_records import SMALL_MARKET, a_trial
 from client import eventually
 from hypothesis import given
 from hypothesis import strategies as st
@@ -597,7 +597,7 @@ def test_a_service_that_burns_100_us_more_for_each_request_is_caught(
         options = Options(
             ["v3", SLOWED],
             "short",
-            "average",
+            SMALL_MARKET,
             1,
             service.default_pins(),
             1,

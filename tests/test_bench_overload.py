@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from bench_records import describe
+from bench_records import SMALL_MARKET, describe
 from conftest import CASES
 
 from bench import outcomes, overload, overload_cli, overload_report, recording, service
@@ -140,7 +140,10 @@ def test_a_wrong_capacity_is_refused_in_one_line(
 
 
 @pytest.mark.alone
-def test_a_real_run_refuses_serves_loses_nothing_and_is_drawn(tmp_path: Path) -> None:
+def test_a_real_run_refuses_serves_loses_nothing_and_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overload, "PROFILE", SMALL_MARKET)
     label = f"v{CASES[0][-1]}"
     options = Options(
         cases=[label],
