@@ -1,4 +1,5 @@
-"""Records of trials that nobody has measured, for tests of what is made of them."""
+"""Records of trials that nobody has measured, for tests of what is made of them; and a market for
+tests that do measure."""
 
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from bench.recording import Kind
 from bench.trials import Record, Staleness
 from bench.verdict import Stability, Verdict
 
+# Of one symbol, for runs whose figures nobody looks at: to fill the books of all 450 takes longer
+# than the runs.
+SMALL_MARKET = "hot-symbol"
 HEALTHY = GeneratorHealth(
     scheduled=10_000,
     sent=10_000,
@@ -81,11 +85,16 @@ def describe(directory: Path, kind: Kind, options: Any) -> None:
     records.write_json(directory / "meta.json", content)
 
 
-def begun(directory: Path, points: dict[str, list[float]], generators: int = 1) -> Options:
+def begun(
+    directory: Path,
+    points: dict[str, list[float]],
+    generators: int = 1,
+    profile: str = "average",
+) -> Options:
     """What a run has written before its first trial; it is to measure these points only."""
     cases = [case for case in points if case != "null"]
     options = Options(
-        cases, "quick", "average", 1, {}, 1, generators, search=False, points=points, trial_s=1.0
+        cases, "quick", profile, 1, {}, 1, generators, search=False, points=points, trial_s=1.0
     )
     run = Run(directory, options, print, print)
     content = records.meta("begun by a test", conditions(options, run, partial=True))

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from email.message import Message
@@ -146,6 +146,16 @@ class Broker:
         reply = self.order(side=side, quantity=quantity, **kind, **fields)
         assert reply.status == 201, reply
         return str(reply.json["order_id"])
+
+    def place_all(self, orders: Iterable[Mapping[str, object]]) -> list[dict[str, Any]]:
+        """Send many that must be accepted, all over one connection. Their receipts."""
+        with closing(self.client.connect()) as connection:
+            replies = [
+                send(connection, "POST", "/orders", order_body(**fields), self.key)
+                for fields in orders
+            ]
+        assert {reply.status for reply in replies} == {201}
+        return [reply.json for reply in replies]
 
     def cancel(self, order_id: str) -> Reply:
         return self.request("POST", f"/orders/{order_id}/cancel")

@@ -17,7 +17,7 @@ from random import Random
 
 import psutil  # type: ignore[import-untyped]
 import pytest
-from bench_records import a_trial, begun
+from bench_records import SMALL_MARKET, a_trial, begun
 from client import eventually
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -40,8 +40,6 @@ from bench.findings import Finding, Range, found, pooled
 from bench.report import Printer
 from bench.trials import LogWrites, Record
 from bench.verdict import Verdict
-
-pytestmark = pytest.mark.alone
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 60.0
@@ -631,7 +629,7 @@ def interrupted(place: Path) -> None:
 
 def killed(place: Path) -> None:
     """Leave a run no time for anything, and let it go on."""
-    begun(place, {"v3": [10.0, 10.0]})
+    begun(place, {"v3": [10.0, 10.0]}, profile=SMALL_MARKET)
     code, _ = broken_off(place, signal.SIGKILL)
     assert code == -signal.SIGKILL
     assert len(trials.read(place)) == 1
@@ -644,11 +642,12 @@ def killed(place: Path) -> None:
     assert {"book", "price", "order"} in probed
 
 
+@pytest.mark.alone
 def test_several_generators_send_what_one_would_and_each_order_is_where_it_should_be(
     new_place: NewPlace,
 ) -> None:
     place = new_place()
-    begun(place, {"v3": [20.0]}, generators=2)
+    begun(place, {"v3": [20.0]}, generators=2, profile=SMALL_MARKET)
     completed(place)
     done = trials.read(place)
     assert done
@@ -659,6 +658,7 @@ def test_several_generators_send_what_one_would_and_each_order_is_where_it_shoul
         assert "every acknowledged order once" in " ".join(one.checks)
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ties processes together on Linux")
 def test_a_run_that_is_broken_off_keeps_its_trials_leaves_no_process_and_goes_on(
     new_place: NewPlace,

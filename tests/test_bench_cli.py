@@ -21,8 +21,6 @@ import pytest
 
 from bench.load import DRAIN_S
 
-pytestmark = pytest.mark.alone
-
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "bench" / "perf_realistic.py"
 FAKE = Path(__file__).with_name("test_bench_fake_exchange.py")
@@ -155,12 +153,6 @@ def test_a_database_that_the_audit_could_not_read_is_known_before_the_load(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_spawn_the_packages_of_the_service_are_not_needed() -> None:
-    missing = ["aiohttp", "prometheus_client", "sortedcontainers", "sqlalchemy"]
-    code = f"import sys; sys.modules |= dict.fromkeys({missing}); import bench.cli, bench.charts"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-
-
 class Runs(NamedTuple):
     """Four runs; ``reused`` is a second one on the exchange of the first."""
 
@@ -194,6 +186,7 @@ def without_the_packages_of_the_service(place: Path) -> Path:
     return place
 
 
+@pytest.mark.alone
 def test_a_run_against_a_url_needs_few_packages_and_is_recorded(runs: Runs) -> None:
     done = runs.good
     assert "audit passed" in done.stdout, done.stdout + done.stderr
@@ -209,6 +202,7 @@ def test_a_run_against_a_url_needs_few_packages_and_is_recorded(runs: Runs) -> N
     assert summary["kinds"][-1]["errors"] == 0
 
 
+@pytest.mark.alone
 def test_charts_can_be_drawn_again_from_the_raw_data(runs: Runs) -> None:
     run = only_run(runs.results / "good")
     before = (run / "percentiles.svg").read_bytes()
@@ -219,17 +213,20 @@ def test_charts_can_be_drawn_again_from_the_raw_data(runs: Runs) -> None:
     assert (run / "percentiles.svg").read_bytes() == before
 
 
+@pytest.mark.alone
 def test_an_exchange_that_holds_orders_is_not_measured(runs: Runs) -> None:
     assert runs.reused.returncode == 1
     assert "--reset" in runs.reused.stderr
     assert runs.reused.stderr.count("\n") == 1
 
 
+@pytest.mark.alone
 def test_a_lost_order_fails_the_run(runs: Runs) -> None:
     assert runs.lossy.returncode == 1
     assert "AUDIT FAILED: every acknowledged order once" in runs.lossy.stdout
 
 
+@pytest.mark.alone
 def test_a_spawned_run_passes_its_audit(runs: Runs) -> None:
     done = runs.spawned
     assert "audit passed" in done.stdout, done.stdout + done.stderr
@@ -274,6 +271,7 @@ def interrupted(how: int, results: Path) -> None:
     assert (summary["kinds"][-1]["errors"], summary["errors"]) == (0, {})
 
 
+@pytest.mark.alone
 def test_ctrl_c_keeps_what_there_is_and_leaves_no_process(tmp_path: Path) -> None:
     with Workers() as workers:
         list(
@@ -283,6 +281,7 @@ def test_ctrl_c_keeps_what_there_is_and_leaves_no_process(tmp_path: Path) -> Non
         )
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ties processes together on Linux")
 def test_a_killed_harness_takes_service_and_database_along(tmp_path: Path) -> None:
     arguments = ("--version", "v3", "--spawn", "--scale", 5, "--duration", 60)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from bench_records import describe
+from bench_records import SMALL_MARKET, describe
 from client import HOST, PATIENCE_S, eventually
 from conftest import CASES
 
@@ -15,8 +15,6 @@ from bench.bad_clients import KINDS, Kind
 from bench.clients import ALL, ALONE, Options
 from bench.exchange_client import HarnessError
 from bench.http_client import Address
-
-pytestmark = pytest.mark.alone
 
 IDLE, DRIBBLING, HALF_CLOSED, DEAF = KINDS
 
@@ -104,7 +102,12 @@ def test_each_kind_is_measured_by_itself_and_then_all_together() -> None:
     assert [sum(kind.number for kind in kinds) for _, kinds in measured] == [0, 3, 3, 3, 3, 12]
 
 
-def test_a_real_run_loses_nothing_beside_any_of_them_and_is_drawn(tmp_path: Path) -> None:
+@pytest.mark.alone
+def test_a_real_run_loses_nothing_beside_any_of_them_and_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients, "PROFILE", SMALL_MARKET)
+    monkeypatch.setattr(clients, "WARMUP_S", 0.5)
     label = f"v{CASES[0][-1]}"
     options = Options(
         cases=[label],

@@ -14,8 +14,6 @@ from bench.crash import Course, Crash, predicted_lost, promises_all
 from bench.exchange_client import HarnessError
 from bench.service import ROOT, Case
 
-pytestmark = pytest.mark.alone
-
 
 def crashed(
     case: str, number: int = 1, lost: int = 0, cancels_lost: int = 0, doubled: int = 0
@@ -182,6 +180,7 @@ def test_a_wrong_option_is_one_line(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.alone
 def test_a_real_run_counts_what_each_mode_loses(tmp_path: Path) -> None:
     options = ["--version", "v3", "--scale", "60", "--cycles", "2", "--out", str(tmp_path)]
     done = subprocess.run(

@@ -12,8 +12,6 @@ from bench.exchange_client import HarnessError
 from bench.overload import Latency
 from bench.usage import Look, Used
 
-pytestmark = pytest.mark.alone
-
 
 def tenth(p50_ms: float = 1.0, service_us: float = 40.0, held: int = 1_000) -> Tenth:
     latency_ms, resident_mb = Latency(p50_ms, 4 * p50_ms, 9.0), 50.0 + held / 1_000
@@ -48,6 +46,7 @@ def test_cpu_is_that_between_the_looks_nearest_to_both_instants() -> None:
     assert Used().cpu_s(0.0, 1.0) == {}
 
 
+@pytest.mark.alone
 def test_a_real_small_day_is_kept_whole_started_again_and_drawn(tmp_path: Path) -> None:
     options = Options("v3", 3_000, 150.0, 1, service.default_pins())
     found = day.run(options, lambda line: None)

@@ -7,13 +7,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from bench_records import describe
+from bench_records import SMALL_MARKET, describe
 
 from bench import flame, flame_cli, flame_report, service
 from bench.exchange_client import HarnessError
 from bench.flame import OTHER, Flame, Options, flame_of, origin_of
-
-pytestmark = pytest.mark.alone
 
 
 @pytest.mark.parametrize(
@@ -69,12 +67,15 @@ def test_without_py_spy_the_reply_says_what_to_install(monkeypatch: pytest.Monke
         flame.py_spy()
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(
     sys.platform != "linux" or os.geteuid() != 0, reason="py-spy asks for root here"
 )
 def test_a_real_look_leaves_a_picture_and_a_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(flame, "PROFILE", SMALL_MARKET)
+    monkeypatch.setattr(flame, "WARMUP_S", 0.5)
     monkeypatch.setattr(flame, "RECORD_S", 1.0)
     monkeypatch.setattr(flame, "DURATION_S", 8.0)
     options = Options(["v3"], {"v3": 300.0}, 1, service.default_pins())

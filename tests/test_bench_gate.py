@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import psutil  # type: ignore[import-untyped]
 import pytest
-from bench_records import a_trial
+from bench_records import SMALL_MARKET, a_trial
 from client import eventually
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,8 +22,6 @@ from bench.capacity import Run, beside_the_generator, conditions
 from bench.gate import Answer, Ruling, Standing, answer_of, rulings, sentence
 from bench.trials import Record
 from bench.verdict import Verdict
-
-pytestmark = pytest.mark.alone
 
 ROOT = Path(__file__).resolve().parents[1]
 CASES = list(gate.ORDER)
@@ -531,6 +529,7 @@ def test_another_run_is_not_resumed_as_a_check(
     assert "is no check against" in capsys.readouterr().err
 
 
+@pytest.mark.alone
 def test_ctrl_c_ends_a_check_at_once_and_leaves_no_process(
     baseline_file: Path, tmp_path: Path
 ) -> None:
@@ -583,6 +582,7 @@ def of_cpu(ruled: list[Ruling]) -> Answer:
     return found
 
 
+@pytest.mark.alone
 def test_a_service_that_burns_100_us_more_for_each_request_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -599,7 +599,7 @@ def test_a_service_that_burns_100_us_more_for_each_request_is_caught(
         options = Options(
             ["v3", SLOWED],
             "short",
-            "average",
+            SMALL_MARKET,
             1,
             service.default_pins(),
             1,

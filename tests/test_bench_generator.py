@@ -11,8 +11,6 @@ from bench import generator_test
 from bench.figures import GeneratorHealth
 from bench.generator_test import Reached
 
-pytestmark = pytest.mark.alone
-
 
 @pytest.mark.parametrize(
     ("unanswered", "health", "reason"),
@@ -31,10 +29,16 @@ def test_a_rate_is_held_if_all_was_sent_in_time_and_answered(
     assert Reached(1000.0, 1, 30.0, unanswered, health).ended_by == reason
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("generators", [1, 2])
 def test_what_was_offered_to_the_null_server_is_shown_and_recorded(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], generators: int
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    generators: int,
 ) -> None:
+    monkeypatch.setattr(generator_test, "WARMUP_S", 0.5)
+    monkeypatch.setattr(generator_test, "DURATION_S", 1.0)
     number = ["--generators", str(generators)]
     asked = ["--aiohttp", "--rate", "200", *number, "--out", str(tmp_path)]
     assert generator_test.main(asked) == 0

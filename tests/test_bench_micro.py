@@ -42,8 +42,6 @@ from common.engine import Engine, Execution
 from common.loading import load_engine
 from common.model import CloseReason
 
-pytestmark = pytest.mark.alone
-
 SIZES = [10, 100, 1000, 10_000, 100_000, 1_000_000]
 
 # --- how a cost grows ---
@@ -399,6 +397,11 @@ def test_a_place_that_cannot_be_written_is_one_line(
     assert error.count("\n") == 1
 
 
+def as_by_hand() -> dict[str, str]:
+    """The environment without the name of a worker, in which pytest-benchmark measures nothing."""
+    return {name: value for name, value in os.environ.items() if name != "PYTEST_XDIST_WORKER"}
+
+
 def micro(place: Path, *arguments: str, program: str = "") -> subprocess.CompletedProcess[str]:
     """A small run of its own process, after the lines of ``program``, with pytest as in CI."""
     code = f"{program}\nimport sys\nfrom bench.micro.cli import main\nsys.exit(main(sys.argv[1:]))"
@@ -407,7 +410,7 @@ def micro(place: Path, *arguments: str, program: str = "") -> subprocess.Complet
     return subprocess.run(
         command,
         cwd=ROOT,
-        env=os.environ | {"CI": "true"},
+        env=as_by_hand() | {"CI": "true"},
         capture_output=True,
         text=True,
         timeout=120,
@@ -457,7 +460,12 @@ def test_a_wrong_answer_is_left_out_and_fails_the_run(tmp_path: Path) -> None:
 def test_ctrl_c_keeps_what_was_measured_and_leaves_no_process(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bench", "micro", "--only", "book", "--out", str(tmp_path)]
     with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=ROOT,
+        env=as_by_hand(),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     ) as process:
         assert process.stdout
         first = next(line for line in process.stdout if "insert" in line)

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from bench_records import describe
+from bench_records import SMALL_MARKET, describe
 from conftest import CASES
 
 from bench import outcomes, overload, overload_cli, overload_report, recording, service
@@ -17,8 +17,6 @@ from bench.http_client import Address
 from bench.overload import AFTER, BEFORE, DURING, Flood, Options
 from bench.spec import Spec, Stage
 from bench.traffic import Kind
-
-pytestmark = pytest.mark.alone
 
 OPTIONS = Options(["v1"], {"v1": 200.0}, 3.0, 4.0, 1, {}, before_s=2.0, after_s=4.0)
 
@@ -141,7 +139,11 @@ def test_a_wrong_capacity_is_refused_in_one_line(
     assert "allowed" in said
 
 
-def test_a_real_run_refuses_serves_loses_nothing_and_is_drawn(tmp_path: Path) -> None:
+@pytest.mark.alone
+def test_a_real_run_refuses_serves_loses_nothing_and_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overload, "PROFILE", SMALL_MARKET)
     label = f"v{CASES[0][-1]}"
     options = Options(
         cases=[label],

@@ -23,8 +23,6 @@ from bench.search import Capacity
 from bench.trials import Record
 from bench.verdict import Verdict
 
-pytestmark = pytest.mark.alone
-
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [None]
 PUBLISH = Options(["v3"], "publish", "average", 1, {}, 1)
 FAST = {"0": Pace(50.0, 51.0), "1": Pace(49.5, 51.0)}
@@ -43,12 +41,14 @@ def seen_for(seconds: float, cores: Sequence[int | None]) -> dict[str, Pace]:
     return pace.paces(looks, begin_s, time.monotonic())
 
 
+@pytest.mark.alone
 def test_every_core_is_watched_while_something_else_runs() -> None:
     seen = seen_for(1.0, CORES)
     assert set(seen) == {str(core) if core is not None else "any" for core in CORES}
     assert all(0.0 < each.mean <= each.best * 1.5 for each in seen.values())
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are tied to a core")
 def test_waiting_for_a_busy_core_is_not_taken_for_a_slow_one() -> None:
     [core, *_] = CORES
@@ -78,6 +78,7 @@ def test_a_core_that_is_not_there_is_named() -> None:
         pass
 
 
+@pytest.mark.alone
 def test_no_loop_outlives_the_harness(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[subprocess.Popen[bytes]] = []
 
@@ -195,6 +196,7 @@ def null_done() -> list[Record]:
     return [*low, *high, *curve]
 
 
+@pytest.mark.alone
 def test_a_machine_that_stays_slow_ends_the_run_and_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from bench_records import describe
+from bench_records import SMALL_MARKET, describe
 from msgspec.structs import replace
 
 from bench import pauses, pauses_cli, pauses_report, service
@@ -15,7 +15,6 @@ from bench.paused_case import COLLECTORS as WAYS
 from bench.paused_case import Diary
 from bench.pauses import COLLECTORS, Options, Pauses, pauses_ms, row
 
-pytestmark = pytest.mark.alone
 DIARY = ["9.0 0 0.001", "10.0 0 0.002", "11.0 2 0.003", "12.0 1 0.004"]
 
 
@@ -74,7 +73,12 @@ def test_a_diary_has_each_collection_with_its_generation(tmp_path: Path) -> None
     assert seen[2][0] > 0
 
 
-def test_a_real_case_leaves_a_table_and_a_picture(tmp_path: Path) -> None:
+@pytest.mark.alone
+def test_a_real_case_leaves_a_table_and_a_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pauses, "PROFILE", SMALL_MARKET)
+    monkeypatch.setattr(pauses, "WARMUP_S", 0.5)
     options = Options(["v3"], 600.0, 2.0, 1, service.default_pins())
     for one in pauses.run(options, "v3", lambda line: None):
         with (tmp_path / pauses.FILE).open("ab") as file:

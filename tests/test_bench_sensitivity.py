@@ -32,8 +32,6 @@ from bench.sensitivity import (
 from bench.sensitivity_charts import orders
 from bench.service import ROOT
 
-pytestmark = pytest.mark.alone
-
 CASES = ["v1", "v2", "v3"]
 OPTIONS = Options(CASES, ["average", "peak", "day"], 1, {})
 LIMITS = {
@@ -293,6 +291,7 @@ def test_a_foreign_directory_is_one_line(
     assert line.count("\n") == 1
 
 
+@pytest.mark.alone
 def test_an_interrupted_run_keeps_what_there_is_and_leaves_no_process(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bench", "sensitivity", "--out", str(tmp_path)]
     with subprocess.Popen(

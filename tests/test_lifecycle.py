@@ -487,10 +487,10 @@ def test_a_listing_goes_on_from_memory_into_the_database_page_by_page(
 ) -> None:
     service = start_service(EXCHANGE_CLOSED_MAX=str(kept))
     alice = service.register("Alice")
-    placed: dict[str, list[str]] = {"PETR4": [], "VALE3": []}
-    for number in range(LOOKED_AT_MAX + 500):
-        symbol, price = ("PETR4", None) if number % 100 else ("VALE3", 1)
-        placed[symbol].append(alice.place("bid", 1, price, symbol=symbol))
+    market, rests = {"order_type": "market"}, {"price": 1, "symbol": "VALE3"}
+    receipts = alice.place_all(market if n % 100 else rests for n in range(LOOKED_AT_MAX + 500))
+    ids = [receipt["order_id"] for receipt in receipts]
+    placed = {"PETR4": [each for n, each in enumerate(ids) if n % 100], "VALE3": ids[::100]}
     alice.cancel(placed["VALE3"].pop(5))
     health = service.health()
     if "orders_in_memory" in health:

@@ -26,8 +26,6 @@ from common.overload import (
     Overload,
 )
 
-pytestmark = pytest.mark.alone
-
 CONNECTIONS = 300
 IN_TIME_S, TOO_LATE_S = BEAT_S, BEAT_S + 2 * LATE_S
 
@@ -152,6 +150,7 @@ def flood(service: Service) -> Iterator[list[bytes]]:
             flooder.result()
 
 
+@pytest.mark.alone
 def test_more_than_can_be_answered_is_refused_and_what_was_taken_is_kept(
     service: Service,
 ) -> None:
@@ -176,6 +175,7 @@ def test_more_than_can_be_answered_is_refused_and_what_was_taken_is_kept(
     assert sorted(placed) == sorted(order["id"] for order in broker.listed())
 
 
+@pytest.mark.alone
 def test_who_was_kept_from_its_core_refuses_nobody_afterwards(start_service: StartService) -> None:
     service = start_service()
     broker = service.register("Alice")

@@ -30,10 +30,10 @@ def all_of(client: socket.socket) -> bytes:
     return said
 
 
-@pytest.fixture
-def hasty(start_service: StartService) -> Service:
+@pytest.fixture(scope="session")
+def hasty(start_shared: StartService) -> Service:
     """A service that waits for a client no longer than a second."""
-    return start_service(EXCHANGE_CLIENT_PATIENCE_S="1")
+    return start_shared(EXCHANGE_CLIENT_PATIENCE_S="1")
 
 
 @pytest.mark.parametrize(
