@@ -1,7 +1,7 @@
 """Tell brokers of their trades: after a trade is durable, and never in the way of trading.
 
-Delivery is at most once: what waits when the process ends is gone, and a target that keeps failing
-is given up after a few tries. Both are counted.
+Delivery is at most once: what waits or is on its way when the process ends is gone, and a target
+that keeps failing is given up after a few tries. Both are counted.
 """
 
 import asyncio
@@ -118,16 +118,17 @@ class Webhooks:
         self._queue_max = queue_max
         self._targets: dict[str, _Target] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._in_flight = asyncio.Semaphore(IN_FLIGHT_MAX)
+        self._room = asyncio.Semaphore(IN_FLIGHT_MAX)
         self._session: ClientSession | None = None
         self._waiting = 0
+        self._in_flight = 0
         self._delivered = 0
         self._dropped = 0
         self._failed = 0
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator["Webhooks"]:
-        """Deliver until the end of the block; what waits then is dropped and logged."""
+        """Deliver until the end of the block; what has not arrived then is given up and logged."""
         resolver = ThreadedResolver() if self._private_allowed else PublicResolver()
         self._session = ClientSession(
             connector=TCPConnector(resolver=resolver, limit=IN_FLIGHT_MAX, use_dns_cache=False),
@@ -144,8 +145,14 @@ class Webhooks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
                 await resolver.close()
-                if self._waiting:
-                    log.warning("%d webhook messages were not delivered", self._waiting)
+                if lost := self._waiting + self._in_flight:
+                    log.warning(
+                        "%d webhook messages are given up: %d waited, "
+                        "%d were on their way and may have arrived",
+                        lost,
+                        self._waiting,
+                        self._in_flight,
+                    )
 
     def enqueue(self, messages: Iterable[Notice]) -> None:
         """Hand over messages about durable trades; those that find no room are dropped."""
@@ -169,7 +176,9 @@ class Webhooks:
             while target.waiting and (target.busy == 1 or not target.fails):
                 message = target.waiting.popleft()
                 self._waiting -= 1
+                self._in_flight += 1
                 target.fails = not await self._deliver(message)
+                self._in_flight -= 1  # not when it is cut off: what became of it is not known
         finally:
             target.busy -= 1
             if not target.busy and not target.waiting:
@@ -180,7 +189,7 @@ class Webhooks:
         for attempt in range(TRIES):
             if attempt:
                 await asyncio.sleep(BACKOFF_S * 2 ** (attempt - 1))
-            async with self._in_flight:
+            async with self._room:
                 if await self._accepted(message):
                     self._delivered += 1
                     return True
@@ -222,6 +231,7 @@ class Webhooks:
         """For /health."""
         return {
             "webhooks_waiting": self._waiting,
+            "webhooks_in_flight": self._in_flight,
             "webhooks_delivered": self._delivered,
             "webhooks_failed": self._failed,
             "webhooks_dropped": self._dropped,

@@ -188,6 +188,7 @@ def test_health_says_that_it_can_serve(service: Service) -> None:
     figures = {name: value for name, value in reply.json.items() if isinstance(value, int | float)}
     assert {
         "webhooks_waiting",
+        "webhooks_in_flight",
         "webhooks_delivered",
         "webhooks_failed",
         "webhooks_dropped",
