@@ -17,13 +17,13 @@ from urllib.parse import unquote
 
 import msgspec
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
-from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import ThreadedResolver
+from aiohttp.abc import ResolveResult
 from yarl import URL
 
 from common.errors import InvalidField
 from common.ids import format_id
 from common.model import Order, Side, Trade, to_datetime
+from common.resolving import Resolver
 from common.waiting import within
 
 TIMEOUT_S = 5.0
@@ -32,6 +32,7 @@ BACKOFF_S = 0.5  # doubled after each try
 # How many are on their way at once, to all targets and to one.
 IN_FLIGHT_MAX, OF_ONE_MAX = 256, 4
 RESOLVE_TIMEOUT_S = 2.0
+RESOLVED_FOR_S = 1  # so that a try after some others asks again
 
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 
@@ -107,8 +108,7 @@ class _Target:
 
 
 class Webhooks:
-    """A queue for each target, so that one that does not answer keeps no other waiting. (Names
-    are looked up by few threads, which a name server that does not answer can hold up for all.)
+    """A queue for each target, so that one that does not answer keeps no other waiting.
 
     Together they hold ``queue_max`` messages, and one no more of them than are still free.
     """
@@ -119,6 +119,7 @@ class Webhooks:
         self._targets: dict[str, _Target] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._room = asyncio.Semaphore(IN_FLIGHT_MAX)
+        self._resolver = Resolver() if private_allowed else PublicResolver()
         self._session: ClientSession | None = None
         self._waiting = 0
         self._in_flight = 0
@@ -129,9 +130,11 @@ class Webhooks:
     @asynccontextmanager
     async def opened(self) -> AsyncIterator["Webhooks"]:
         """Deliver until the end of the block; what has not arrived then is given up and logged."""
-        resolver = ThreadedResolver() if self._private_allowed else PublicResolver()
         self._session = ClientSession(
-            connector=TCPConnector(resolver=resolver, limit=IN_FLIGHT_MAX, use_dns_cache=False),
+            # Its cache also lets all who ask for a name wait for one look-up.
+            connector=TCPConnector(
+                resolver=self._resolver, limit=IN_FLIGHT_MAX, ttl_dns_cache=RESOLVED_FOR_S
+            ),
             timeout=ClientTimeout(total=TIMEOUT_S),
             trust_env=False,
             cookie_jar=DummyCookieJar(),  # what one broker's target sets is for no other
@@ -144,7 +147,6 @@ class Webhooks:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
-                await resolver.close()
                 if lost := self._waiting + self._in_flight:
                     log.warning(
                         "%d webhook messages are given up: %d waited, "
@@ -222,10 +224,21 @@ class Webhooks:
             raise InvalidField(expected)
         if "@" in url.partition("://")[2].partition("/")[0]:
             raise InvalidField(f"{expected} without user and password")
-        if not self._private_allowed and await _is_private(target):
+        if not self._private_allowed and await self._is_private(target):
             raise InvalidField(
                 "webhook_url: expected a public host; private and loopback addresses are refused"
             )
+
+    async def _is_private(self, url: URL) -> bool:
+        """Whether the host is, or is a name for, an address that is not public.
+
+        A name that nobody knows now is let through: delivery asks again, and for public only.
+        """
+        try:
+            found = await within(RESOLVE_TIMEOUT_S, self._resolver.look_up(_host(url), url.port))
+        except (OSError, TimeoutError, UnicodeError):
+            return _is_private_literal(url)
+        return not all(is_public(str(address[0])) for *_, address in found)
 
     def figures(self) -> dict[str, float]:
         """For /health."""
@@ -238,27 +251,21 @@ class Webhooks:
         }
 
 
-class PublicResolver(AbstractResolver):
+class PublicResolver(Resolver):
     """Name look-up that gives public addresses only.
 
     The address that was checked is the one that is connected to, so a name that changes its mind
     between the check and the delivery gains nothing.
     """
 
-    def __init__(self) -> None:
-        self._resolver = ThreadedResolver()
-
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        found = await self._resolver.resolve(host, port, family)
+        found = await super().resolve(host, port, family)
         public = [result for result in found if is_public(result["host"])]
         if not public:
             raise OSError(f"{host} has no public address")
         return public
-
-    async def close(self) -> None:
-        await self._resolver.close()
 
 
 def _is_plain(url: str) -> bool:
@@ -286,19 +293,3 @@ def _is_private_literal(url: URL) -> bool:
         return not is_public(_host(url))
     except ValueError:
         return False
-
-
-async def _is_private(url: URL) -> bool:
-    """Whether the host is, or is a name for, an address that is not public.
-
-    A name that nobody knows now is let through: delivery asks again, and asks for public only.
-    """
-    loop = asyncio.get_running_loop()
-    try:
-        found = await within(
-            RESOLVE_TIMEOUT_S,
-            loop.getaddrinfo(_host(url), url.port, type=socket.SOCK_STREAM),
-        )
-    except (OSError, TimeoutError, UnicodeError):
-        return _is_private_literal(url)
-    return not all(is_public(str(address[4][0])) for address in found)
