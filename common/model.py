@@ -21,7 +21,7 @@ PAGE_MAX = 500
 # So many of a broker's orders are looked at for one page, whatever is asked for: a listing of few
 # among very many takes more pages, and never holds up the exchange.
 LOOKED_AT_MAX = 2_000
-UNTIL_EXPECTED = "valid_until: expected an instant in the future, ISO 8601 with offset"
+UNTIL_EXPECTED = "valid_until: expected an instant in the future, RFC 3339, at most microseconds"
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)

@@ -40,6 +40,12 @@ PAGE_DEFAULT = 50
 _UNTIL_END_US = (datetime.max.replace(tzinfo=EPOCH.tzinfo) - EPOCH) // MICROSECOND
 _NOT_UNICODE = re.compile("[\ud800-\udfff]")
 
+_UNTIL = (
+    "When it ends, by RFC 3339, at most to the microsecond. Required for a limit order, ignored "
+    "for a market order."
+)
+_INSTANT: dict[str, Any] = {"type": ["string", "null"], "format": "date-time"}
+
 _T = TypeVar("_T", bound=Struct)
 _Cents = Annotated[int, Meta(ge=1, le=PRICE_MAX_CENTS)]
 
@@ -53,7 +59,8 @@ class OrderBody(Struct, frozen=True, forbid_unknown_fields=True):
     quantity: Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
     order_type: OrderType = OrderType.LIMIT
     price: _Cents | None = None
-    valid_until: Any = None
+    # Any, since a market order may hold anything here, which is ignored.
+    valid_until: Annotated[Any, Meta(description=_UNTIL, extra_json_schema=_INSTANT)] = None
     client_order_id: Annotated[str, Meta(min_length=1, max_length=CLIENT_ORDER_ID_MAX)] | None = (
         None
     )
@@ -173,15 +180,27 @@ def _decode_until(text: Any) -> int:
         raise InvalidField(f"{expected}{example}; required for a limit order")
     refuse_nul("valid_until", text)
     try:
-        instant = datetime.fromisoformat(text)
-    except ValueError:
+        instant = msgspec.convert(text, datetime)
+    except msgspec.ValidationError:
         raise InvalidField(expected + example) from None
     if instant.tzinfo is None:
         raise InvalidField(f"{expected}{example}; the offset is missing")
+    if not _is_exact(text):
+        raise InvalidField(expected + example)
     instant_us = (instant - EPOCH) // MICROSECOND
     if instant_us > _UNTIL_END_US:
         raise InvalidField(f"{expected}; the year is after {datetime.max.year}")
     return instant_us
+
+
+def _is_exact(text: str) -> bool:
+    """Whether an instant that msgspec has read is one of RFC 3339 in microseconds.
+
+    It rounds what is finer, and takes an offset without its colon. Of the 19 characters up to the
+    seconds it is strict; up to seven and the offset may follow.
+    """
+    offset = 1 if text[-1] in "Zz" else 6
+    return len(text) <= 26 + offset and (offset == 1 or text[-3] == ":")
 
 
 def refuse_nul(field: str, text: str) -> None:

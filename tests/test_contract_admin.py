@@ -477,6 +477,8 @@ def test_what_the_description_demands_of_an_order_is_what_is_accepted(
     schema = schemas[name]
     body = order_body(order_type="limit", client_order_id="1")
     assert schema["properties"].keys() == body.keys()
+    assert schema["properties"]["order_type"]["default"] == "limit"
+    assert schema["properties"]["valid_until"]["format"] == "date-time"
     assert {"document_number", "side", "symbol", "quantity"} <= set(schema["required"])
     assert post["security"]
     assert service.register("x").order().status == 201
