@@ -278,6 +278,24 @@ def test_an_unknown_field_is_422_and_named(used_service: Service, alice: Broker,
     assert_refused(reply, 422, name)
 
 
+@pytest.mark.parametrize("name", order_body(order_type="limit", client_order_id="1"))
+def test_a_field_that_stands_there_twice_is_422_and_named(alice: Broker, name: str) -> None:
+    fields = order_body(order_type="limit", client_order_id=f"twice {name}")
+    again = json.dumps({name: fields[name]})
+    body = f"{json.dumps(fields)[:-1]}, {again[1:]}".encode()
+    assert_refused(alice.request("POST", "/orders", body), 422, name)
+
+
+@pytest.mark.parametrize("name", ["name", "webhook_url"])
+def test_a_field_of_a_registration_that_stands_there_twice_is_422_and_named(
+    used_service: Service, name: str
+) -> None:
+    body = b'{"name": "x", "webhook_url": "http://127.0.0.1/", "%b": null}' % name.encode()
+    body = body.replace(b'"name": null', b'"name": "y"')
+    reply = used_service.client.request("POST", "/register", body, used_service.admin_key)
+    assert_refused(reply, 422, name)
+
+
 def test_an_unknown_field_that_no_text_can_hold_is_422(alice: Broker) -> None:
     body = json.dumps(order_body()).encode()[:-1] + b', "\\ud800": 1}'
     assert_refused(alice.request("POST", "/orders", body), 422)
