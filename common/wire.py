@@ -8,9 +8,10 @@ has more quotes than its fields need, since one of them may stand there twice.
 import json
 import math
 import re
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import parse_qsl
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -161,6 +162,19 @@ def decode_symbol(text: str) -> str:
     if not (0 < len(text) <= SYMBOL_MAX and text.isascii() and text.isalnum()):
         raise InvalidField(f"symbol: expected 1 to {SYMBOL_MAX} of A-Z and 0-9")
     return text.upper()
+
+
+def decode_query(text: str, known: Collection[str]) -> dict[str, str]:
+    """The parameters by name. Raises InvalidField for an unknown one, and one that comes twice."""
+    found = dict[str, str]()
+    for name, value in parse_qsl(text, keep_blank_values=True):
+        if name not in known:
+            allowed = f"allowed are {', '.join(known)}" if known else "none is allowed here"
+            raise InvalidField(f"unknown parameter `{name}`; {allowed}")
+        if name in found:
+            raise InvalidField(f"{name}: expected at most once")
+        found[name] = value
+    return found
 
 
 def decode_count(query: Mapping[str, str], name: str, *, default: int, most: int) -> int:

@@ -519,6 +519,29 @@ def test_a_count_out_of_bounds_is_refused(text: str) -> None:
         wire.decode_count({"n": text}, "n", default=5, most=500)
 
 
+def test_a_query_is_read_by_name() -> None:
+    read = wire.decode_query("a=1&&b=x%20+y&c", ("a", "b", "c", "d"))
+    assert read == {"a": "1", "b": "x  y", "c": ""}
+    assert wire.decode_query("", ()) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "known", "detail"),
+    [
+        ("a=1&b=2", ("a", "c"), "unknown parameter `b`; allowed are a, c"),
+        ("A=1", ("a",), "unknown parameter `A`; allowed are a"),
+        ("a=1", (), "unknown parameter `a`; none is allowed here"),
+        ("a=1&a=1", ("a",), "a: expected at most once"),
+    ],
+)
+def test_a_parameter_that_is_unknown_or_stands_there_twice_is_refused(
+    text: str, known: tuple[str, ...], detail: str
+) -> None:
+    with pytest.raises(InvalidField) as caught:
+        wire.decode_query(text, known)
+    assert caught.value.detail == detail
+
+
 def test_a_listing_is_of_everything_unless_it_says_otherwise() -> None:
     query = wire.decode_order_query({})
     assert (query.status, query.symbol, query.limit) == (None, None, wire.PAGE_DEFAULT)
