@@ -8,11 +8,11 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 from aiohttp import HttpVersion11, web
 from aiohttp.http import RawRequestMessage
@@ -51,6 +51,7 @@ from common.routes import ROUTES, Access
 from common.settings import Settings
 
 KEEP_ALIVE_S = 75.0
+NO_QUERY: dict[str, str] = {}  # never changed
 
 STATUS_OF: dict[type[ExchangeError], HTTPStatus] = {
     MalformedBody: HTTPStatus.BAD_REQUEST,
@@ -78,10 +79,11 @@ log = logging.getLogger(__name__)
 class Call:
     """One request, as its handler needs it. ``name`` is the variable part of the path.
 
-    ``request`` is None for one that came whole, with nothing left to be read.
+    ``request`` is None for one that came whole, with nothing left to be read. ``query`` is empty
+    until it is read.
     """
 
-    __slots__ = ("_content", "_message", "_patience_s", "_request", "exchange", "name")
+    __slots__ = ("_content", "_message", "_patience_s", "_request", "exchange", "name", "query")
 
     def __init__(
         self,
@@ -99,6 +101,7 @@ class Call:
         self._request = request
         self.exchange = exchange
         self.name = name
+        self.query = NO_QUERY
 
     def key_hash(self) -> bytes:
         """The hash of the key that the request shows. Raises Unauthorized when it shows none."""
@@ -107,17 +110,10 @@ class Call:
             raise Unauthorized("expected the header Authorization: Bearer <API key>")
         return hash_key(api_key.strip())
 
-    def query(self) -> dict[str, str]:
-        """By name. Raises InvalidField for a name that stands there twice."""
-        query = self._message.url.raw_query_string
-        if not query:
-            return {}
-        found = dict[str, str]()
-        for name, value in parse_qsl(query, keep_blank_values=True):
-            if name in found:
-                raise InvalidField(f"{name}: expected at most once")
-            found[name] = value
-        return found
+    def read_query(self, known: Collection[str]) -> None:
+        """Raises InvalidField for a parameter that is not ``known``, or stands there twice."""
+        if "?" in self._message.path:
+            self.query = wire.decode_query(self._message.url.raw_query_string, known)
 
     async def body(self) -> bytes:
         """The whole body. Raises TooLarge."""
@@ -343,17 +339,12 @@ class Api:
         return handler, name
 
     def _handlers(self) -> dict[str, Handler]:
+        query = {route.name: route.query for route in ROUTES}
         return {
-            "register": self._post_register,
-            "submit": for_broker(post_order),
-            "order": for_broker(get_order),
-            "orders": for_broker(get_orders),
-            "cancel": for_broker(post_cancel),
-            "price": for_broker(get_price),
-            "book": for_broker(get_book),
-            "balance": for_broker(get_balance),
+            **{name: for_broker(handler, query[name]) for name, handler in OF_BROKERS.items()},
             "health": get_health,
             "metrics": self._get_metrics,
+            "register": self._post_register,
             "reset": self._post_reset,
             "trade_count": self._get_trade_count,
             "openapi": self._get_openapi,
@@ -364,12 +355,16 @@ class Api:
     # ---- the admin ----
 
     def _require_admin(self, call: Call) -> None:
-        """Raise Unauthorized unless the request shows the admin key, Unavailable if none is set."""
+        """Raise Unauthorized unless the request shows the admin key, Unavailable if none is set.
+
+        No request of the admin has parameters: InvalidField for one that does.
+        """
         admin_key = self._settings.admin_api_key
         if admin_key is None:
             raise Unavailable("no admin key is set on this server (EXCHANGE_ADMIN_API_KEY)")
         if not same_key(call.key_hash(), admin_key):
             raise Unauthorized("expected the admin key")
+        call.read_query(())
 
     async def _post_register(self, call: Call) -> Reply:
         self._require_admin(call)
@@ -430,8 +425,8 @@ def json_error(
     return Reply(wire.encode(wire.ErrorBody(code, detail)), status, headers=headers or None)
 
 
-def for_broker(handler: BrokerHandler) -> Handler:
-    """Give a handler the hash of the key.
+def for_broker(handler: BrokerHandler, known: Collection[str]) -> Handler:
+    """Give a handler the hash of the key, and a query with ``known`` parameters only.
 
     The verbs look the key up themselves. What is wrong with a request is said to brokers only, so
     an error of ours from before the look-up gives way to 401.
@@ -440,6 +435,7 @@ def for_broker(handler: BrokerHandler) -> Handler:
     async def handle(call: Call) -> Reply:
         key_hash = call.key_hash()
         try:
+            call.read_query(known)
             reply = await handler(call, key_hash)
         except ExchangeError as error:
             if isinstance(error, BEFORE_THE_KEY):
@@ -471,7 +467,7 @@ async def get_order(call: Call, key_hash: bytes) -> Reply:
 
 
 async def get_orders(call: Call, key_hash: bytes) -> Reply:
-    query = wire.decode_order_query(call.query())
+    query = wire.decode_order_query(call.query)
     return Reply(wire.encode(await call.exchange.orders(key_hash, query)))
 
 
@@ -487,21 +483,31 @@ async def post_cancel(call: Call, key_hash: bytes) -> Reply:
 async def get_price(call: Call, key_hash: bytes) -> Reply:
     symbol = wire.decode_symbol(call.name)
     trades = wire.decode_count(
-        call.query(), "trades", default=AVERAGE_TRADES_DEFAULT, most=AVERAGE_TRADES_MAX
+        call.query, "trades", default=AVERAGE_TRADES_DEFAULT, most=AVERAGE_TRADES_MAX
     )
     return Reply(wire.encode(await call.exchange.price(key_hash, symbol, trades)))
 
 
 async def get_book(call: Call, key_hash: bytes) -> Reply:
     symbol = wire.decode_symbol(call.name)
-    depth = wire.decode_count(
-        call.query(), "depth", default=BOOK_DEPTH_DEFAULT, most=BOOK_DEPTH_MAX
-    )
+    depth = wire.decode_count(call.query, "depth", default=BOOK_DEPTH_DEFAULT, most=BOOK_DEPTH_MAX)
     return Reply(wire.encode(await call.exchange.book(key_hash, symbol, depth)))
 
 
 async def get_balance(call: Call, key_hash: bytes) -> Reply:
     return Reply(wire.encode_balance(await call.exchange.balance(key_hash)))
+
+
+# By the names of their routes.
+OF_BROKERS: dict[str, BrokerHandler] = {
+    "submit": post_order,
+    "order": get_order,
+    "orders": get_orders,
+    "cancel": post_cancel,
+    "price": get_price,
+    "book": get_book,
+    "balance": get_balance,
+}
 
 
 # ---- everyone ----

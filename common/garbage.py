@@ -35,8 +35,9 @@ class Collector:
 
     async def look_again(self) -> None:
         """See whether much more is left alone; to be called regularly."""
-        # To count them takes time as well, and a collection leaves few more than it looked at.
-        if self._collections * YOUNG_OBJECTS < MANY_MORE:
+        # To count them stops the service as well, 5 ms for two million. A collection leaves few
+        # more than it looked at, so before this many collections it cannot be much more.
+        if self._collections * YOUNG_OBJECTS < self._stayed + MANY_MORE:
             return
         self._collections = 0
         before = gc.get_freeze_count()

@@ -18,7 +18,7 @@ _ERRORS = {
     "408": "the request did not arrive in time",
     "409": "the client_order_id names another order",
     "413": "the body is larger than 16 KiB",
-    "422": "a field is wrong",
+    "422": "a field or a parameter is wrong, unknown or there twice",
     "503": "overloaded; Retry-After says when to come again",
 }
 
@@ -38,7 +38,10 @@ def describe(*, debug: bool) -> dict[str, Any]:
         "info": {
             "title": "Mini Stock Exchange",
             "version": "1",
-            "description": "Money is integer cents. Ids are UUIDs that sort by time.",
+            "description": (
+                "Money is integer cents. Ids are UUIDs that sort by time. A field or a parameter "
+                "that is unknown or stands there twice is refused, except in what is for everyone."
+            ),
         },
         "paths": paths,
         "components": {

@@ -34,7 +34,8 @@ class Access(StrEnum):
 
 
 class Route(NamedTuple):
-    """One method on one path. ``query`` maps a parameter to its JSON schema.
+    """One method on one path. ``query`` maps a parameter to its JSON schema; another is refused,
+    except where everyone may ask: who watches a service adds what he likes.
 
     What has a ``replay`` may be sent again: then that is what the reply 200 means.
     """

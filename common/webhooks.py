@@ -1,7 +1,7 @@
 """Tell brokers of their trades: after a trade is durable, and never in the way of trading.
 
-Delivery is at most once: what waits when the process ends is gone, and a target that keeps failing
-is given up after a few tries. Both are counted.
+Delivery is at most once: what waits or is on its way when the process ends is gone, and a target
+that keeps failing is given up after a few tries. Both are counted.
 """
 
 import asyncio
@@ -17,13 +17,13 @@ from urllib.parse import unquote
 
 import msgspec
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
-from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import ThreadedResolver
+from aiohttp.abc import ResolveResult
 from yarl import URL
 
 from common.errors import InvalidField
 from common.ids import format_id
 from common.model import Order, Side, Trade, to_datetime
+from common.resolving import Resolver
 from common.waiting import within
 
 TIMEOUT_S = 5.0
@@ -32,6 +32,7 @@ BACKOFF_S = 0.5  # doubled after each try
 # How many are on their way at once, to all targets and to one.
 IN_FLIGHT_MAX, OF_ONE_MAX = 256, 4
 RESOLVE_TIMEOUT_S = 2.0
+RESOLVED_FOR_S = 1  # so that a try after some others asks again
 
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 
@@ -107,8 +108,7 @@ class _Target:
 
 
 class Webhooks:
-    """A queue for each target, so that one that does not answer keeps no other waiting. (Names
-    are looked up by few threads, which a name server that does not answer can hold up for all.)
+    """A queue for each target, so that one that does not answer keeps no other waiting.
 
     Together they hold ``queue_max`` messages, and one no more of them than are still free.
     """
@@ -118,19 +118,23 @@ class Webhooks:
         self._queue_max = queue_max
         self._targets: dict[str, _Target] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._in_flight = asyncio.Semaphore(IN_FLIGHT_MAX)
+        self._room = asyncio.Semaphore(IN_FLIGHT_MAX)
+        self._resolver = Resolver() if private_allowed else PublicResolver()
         self._session: ClientSession | None = None
         self._waiting = 0
+        self._in_flight = 0
         self._delivered = 0
         self._dropped = 0
         self._failed = 0
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator["Webhooks"]:
-        """Deliver until the end of the block; what waits then is dropped and logged."""
-        resolver = ThreadedResolver() if self._private_allowed else PublicResolver()
+        """Deliver until the end of the block; what has not arrived then is given up and logged."""
         self._session = ClientSession(
-            connector=TCPConnector(resolver=resolver, limit=IN_FLIGHT_MAX, use_dns_cache=False),
+            # Its cache also lets all who ask for a name wait for one look-up.
+            connector=TCPConnector(
+                resolver=self._resolver, limit=IN_FLIGHT_MAX, ttl_dns_cache=RESOLVED_FOR_S
+            ),
             timeout=ClientTimeout(total=TIMEOUT_S),
             trust_env=False,
             cookie_jar=DummyCookieJar(),  # what one broker's target sets is for no other
@@ -143,9 +147,14 @@ class Webhooks:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
-                await resolver.close()
-                if self._waiting:
-                    log.warning("%d webhook messages were not delivered", self._waiting)
+                if lost := self._waiting + self._in_flight:
+                    log.warning(
+                        "%d webhook messages are given up: %d waited, "
+                        "%d were on their way and may have arrived",
+                        lost,
+                        self._waiting,
+                        self._in_flight,
+                    )
 
     def enqueue(self, messages: Iterable[Notice]) -> None:
         """Hand over messages about durable trades; those that find no room are dropped."""
@@ -169,7 +178,9 @@ class Webhooks:
             while target.waiting and (target.busy == 1 or not target.fails):
                 message = target.waiting.popleft()
                 self._waiting -= 1
+                self._in_flight += 1
                 target.fails = not await self._deliver(message)
+                self._in_flight -= 1  # not when it is cut off: what became of it is not known
         finally:
             target.busy -= 1
             if not target.busy and not target.waiting:
@@ -180,7 +191,7 @@ class Webhooks:
         for attempt in range(TRIES):
             if attempt:
                 await asyncio.sleep(BACKOFF_S * 2 ** (attempt - 1))
-            async with self._in_flight:
+            async with self._room:
                 if await self._accepted(message):
                     self._delivered += 1
                     return True
@@ -213,42 +224,48 @@ class Webhooks:
             raise InvalidField(expected)
         if "@" in url.partition("://")[2].partition("/")[0]:
             raise InvalidField(f"{expected} without user and password")
-        if not self._private_allowed and await _is_private(target):
+        if not self._private_allowed and await self._is_private(target):
             raise InvalidField(
                 "webhook_url: expected a public host; private and loopback addresses are refused"
             )
+
+    async def _is_private(self, url: URL) -> bool:
+        """Whether the host is, or is a name for, an address that is not public.
+
+        A name that nobody knows now is let through: delivery asks again, and for public only.
+        """
+        try:
+            found = await within(RESOLVE_TIMEOUT_S, self._resolver.look_up(_host(url), url.port))
+        except (OSError, TimeoutError, UnicodeError):
+            return _is_private_literal(url)
+        return not all(is_public(str(address[0])) for *_, address in found)
 
     def figures(self) -> dict[str, float]:
         """For /health."""
         return {
             "webhooks_waiting": self._waiting,
+            "webhooks_in_flight": self._in_flight,
             "webhooks_delivered": self._delivered,
             "webhooks_failed": self._failed,
             "webhooks_dropped": self._dropped,
         }
 
 
-class PublicResolver(AbstractResolver):
+class PublicResolver(Resolver):
     """Name look-up that gives public addresses only.
 
     The address that was checked is the one that is connected to, so a name that changes its mind
     between the check and the delivery gains nothing.
     """
 
-    def __init__(self) -> None:
-        self._resolver = ThreadedResolver()
-
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        found = await self._resolver.resolve(host, port, family)
+        found = await super().resolve(host, port, family)
         public = [result for result in found if is_public(result["host"])]
         if not public:
             raise OSError(f"{host} has no public address")
         return public
-
-    async def close(self) -> None:
-        await self._resolver.close()
 
 
 def _is_plain(url: str) -> bool:
@@ -276,19 +293,3 @@ def _is_private_literal(url: URL) -> bool:
         return not is_public(_host(url))
     except ValueError:
         return False
-
-
-async def _is_private(url: URL) -> bool:
-    """Whether the host is, or is a name for, an address that is not public.
-
-    A name that nobody knows now is let through: delivery asks again, and asks for public only.
-    """
-    loop = asyncio.get_running_loop()
-    try:
-        found = await within(
-            RESOLVE_TIMEOUT_S,
-            loop.getaddrinfo(_host(url), url.port, type=socket.SOCK_STREAM),
-        )
-    except (OSError, TimeoutError, UnicodeError):
-        return _is_private_literal(url)
-    return not all(is_public(str(address[4][0])) for address in found)

@@ -1,19 +1,20 @@
 """JSON in and out: bodies and query strings to model values, model values to bytes. Pure.
 
 A body is decoded straight into a typed struct. Only when that fails is it looked at a second time,
-to say whether it is no JSON at all (400) or JSON with a wrong field (422), and which.
+to say whether it is no JSON at all (400) or JSON with a wrong field (422), and which; and when it
+has more quotes than its fields need, since one of them may stand there twice.
 """
 
 import json
 import math
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from datetime import datetime
-from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import parse_qsl
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from common.errors import InvalidField, MalformedBody
 from common.ids import ID_MAX, parse_id
@@ -40,7 +41,13 @@ CLIENT_ORDER_ID_MAX = 64
 _UNTIL_END_US = (datetime.max.replace(tzinfo=EPOCH.tzinfo) - EPOCH) // MICROSECOND
 _NOT_UNICODE = re.compile("[\ud800-\udfff]")
 
-_T = TypeVar("_T", bound=Struct)
+_UNTIL = (
+    "When it ends, ISO 8601 with offset; digits beyond the microsecond are cut off. Required for a "
+    "limit order, ignored for a market order."
+)
+_INSTANT: dict[str, Any] = {"type": ["string", "null"], "format": "date-time"}
+_CHOICES = {"side": Side, "order_type": OrderType}
+
 _Cents = Annotated[int, Meta(ge=1, le=PRICE_MAX_CENTS)]
 
 
@@ -51,12 +58,27 @@ class OrderBody(Struct, frozen=True, forbid_unknown_fields=True):
     side: Side
     symbol: str
     quantity: Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
-    order_type: OrderType = OrderType.LIMIT
+    # Not LIMIT: whether it stands in the body is what ``quotes`` needs to know.
+    order_type: Annotated[
+        OrderType | UnsetType, Meta(extra_json_schema={"default": OrderType.LIMIT})
+    ] = UNSET
     price: _Cents | None = None
-    valid_until: Any = None
+    # Any, since a market order may hold anything here, which is ignored.
+    valid_until: Annotated[Any, Meta(description=_UNTIL, extra_json_schema=_INSTANT)] = None
     client_order_id: Annotated[str, Meta(min_length=1, max_length=CLIENT_ORDER_ID_MAX)] | None = (
         None
     )
+
+    def quotes(self) -> int:
+        """How many quotes a body of this needs: two for each name, two for each text."""
+        count = 14 if self.order_type is UNSET else 18
+        if self.price is not None:
+            count += 2
+        if isinstance(self.valid_until, str):
+            count += 4
+        if self.client_order_id is not None:
+            count += 4
+        return count
 
 
 class RegisterBody(Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,6 +87,10 @@ class RegisterBody(Struct, frozen=True, forbid_unknown_fields=True):
     name: Annotated[str, Meta(min_length=1, max_length=NAME_MAX)]
     webhook_url: Annotated[str, Meta(max_length=WEBHOOK_URL_MAX)] | None = None
 
+    def quotes(self) -> int:
+        """As of an order."""
+        return 4 if self.webhook_url is None else 8
+
 
 class ErrorBody(Struct, frozen=True):
     """Every reply that is not a success."""
@@ -72,6 +98,8 @@ class ErrorBody(Struct, frozen=True):
     code: str
     detail: str
 
+
+_T = TypeVar("_T", OrderBody, RegisterBody)
 
 _encoder = msgspec.json.Encoder()
 _order_decoder = msgspec.json.Decoder(OrderBody)
@@ -96,8 +124,9 @@ def decode_order(body: bytes, now_us: int) -> NewOrder:
     asked = _decode(_order_decoder, body)
     refuse_nul("document_number", asked.document_number)
     symbol = decode_symbol(asked.symbol)
+    order_type = OrderType.LIMIT if asked.order_type is UNSET else asked.order_type
     valid_until_us = None
-    if asked.order_type is OrderType.LIMIT:
+    if order_type is OrderType.LIMIT:
         if asked.price is None:
             raise InvalidField(f"price: required for a limit order, 1 to {PRICE_MAX_CENTS} cents")
         valid_until_us = _decode_until(asked.valid_until)
@@ -109,7 +138,7 @@ def decode_order(body: bytes, now_us: int) -> NewOrder:
     new_order = NewOrder(
         asked.document_number,
         asked.side,
-        asked.order_type,
+        order_type,
         symbol,
         asked.price,
         asked.quantity,
@@ -133,6 +162,19 @@ def decode_symbol(text: str) -> str:
     if not (0 < len(text) <= SYMBOL_MAX and text.isascii() and text.isalnum()):
         raise InvalidField(f"symbol: expected 1 to {SYMBOL_MAX} of A-Z and 0-9")
     return text.upper()
+
+
+def decode_query(text: str, known: Collection[str]) -> dict[str, str]:
+    """The parameters by name. Raises InvalidField for an unknown one, and one that comes twice."""
+    found = dict[str, str]()
+    for name, value in parse_qsl(text, keep_blank_values=True):
+        if name not in known:
+            allowed = f"allowed are {', '.join(known)}" if known else "none is allowed here"
+            raise InvalidField(f"unknown parameter `{name}`; {allowed}")
+        if name in found:
+            raise InvalidField(f"{name}: expected at most once")
+        found[name] = value
+    return found
 
 
 def decode_count(query: Mapping[str, str], name: str, *, default: int, most: int) -> int:
@@ -192,19 +234,38 @@ def refuse_nul(field: str, text: str) -> None:
 
 def _decode(decoder: msgspec.json.Decoder[_T], body: bytes) -> _T:
     try:
-        return decoder.decode(body)
+        asked = decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         document = _parse(body)
+        fields = decoder.type.__struct_fields__
         if isinstance(error, msgspec.ValidationError):
-            raise InvalidField(_field_first(str(error), decoder.type)) from None
-        raise InvalidField(_not_representable(document, decoder.type.__struct_fields__)) from None
+            raise InvalidField(_field_first(str(error), fields)) from None
+        raise InvalidField(_not_representable(document, fields)) from None
+    # Of a name that stands there twice msgspec takes the last. It needs quotes that nothing else
+    # accounts for; so do quotes within a text, and what is null.
+    if body.count(b'"') > asked.quotes():
+        _refuse_doubled(_parse(body, of_object=list))
+    return asked
 
 
-def _parse(body: bytes) -> Any:
+def _refuse_doubled(pairs: list[tuple[str, Any]]) -> None:
+    """Raises InvalidField for a name that stands there twice."""
+    found = set()
+    for name, _ in pairs:
+        if name in found:
+            raise InvalidField(f"{name}: expected at most once")
+        found.add(name)
+
+
+def _parse(body: bytes, of_object: Callable[[list[tuple[str, Any]]], Any] = dict) -> Any:
     """The body as Python's tolerant parser reads it. Raises MalformedBody when it is no JSON."""
     try:
         # Digits beyond any field of ours are not computed: Python refuses thousands of them.
-        return json.loads(body.decode(), parse_int=lambda digits: int(digits[:20]))
+        return json.loads(
+            body.decode(),
+            parse_int=lambda digits: int(digits[:20]),
+            object_pairs_hook=of_object,
+        )
     except UnicodeDecodeError:
         raise MalformedBody("the body is not UTF-8") from None
     except json.JSONDecodeError as error:
@@ -213,24 +274,17 @@ def _parse(body: bytes) -> Any:
         raise MalformedBody("the body is nested too deeply; expected a flat object") from None
 
 
-@cache
-def _types_of(body_type: Any) -> dict[str, Any]:
-    """The type of each field of a body."""
-    return {known.name: known.type for known in msgspec.structs.fields(body_type)}
-
-
-def _field_first(message: str, body_type: Any) -> str:
+def _field_first(message: str, fields: tuple[str, ...]) -> str:
     """``Expected `int` - at `$.price` `` becomes ``price: expected `int` ``."""
-    fields = _types_of(body_type)
     if message.startswith("Object contains unknown field"):
         return f"{message[0].lower()}{message[1:]}; allowed are {', '.join(fields)}"
     reason, at, path = message.rpartition(" - at `$.")
     if not at:
         return f"body: {message[0].lower()}{message[1:]}"
     field = path.rstrip("`")
-    allowed = " or ".join(getattr(fields.get(field), "__members__", {}).values())
     wrong = f"{field}: {reason[0].lower()}{reason[1:]}"
-    return f"{wrong}; expected {allowed}" if allowed else wrong
+    choices = _CHOICES.get(field)
+    return f"{wrong}; expected {' or '.join(choices)}" if choices else wrong
 
 
 def _not_representable(document: Any, fields: Container[str]) -> str:

@@ -188,6 +188,7 @@ def test_health_says_that_it_can_serve(service: Service) -> None:
     figures = {name: value for name, value in reply.json.items() if isinstance(value, int | float)}
     assert {
         "webhooks_waiting",
+        "webhooks_in_flight",
         "webhooks_delivered",
         "webhooks_failed",
         "webhooks_dropped",
@@ -476,6 +477,8 @@ def test_what_the_description_demands_of_an_order_is_what_is_accepted(
     schema = schemas[name]
     body = order_body(order_type="limit", client_order_id="1")
     assert schema["properties"].keys() == body.keys()
+    assert schema["properties"]["order_type"]["default"] == "limit"
+    assert schema["properties"]["valid_until"]["format"] == "date-time"
     assert {"document_number", "side", "symbol", "quantity"} <= set(schema["required"])
     assert post["security"]
     assert service.register("x").order().status == 201

@@ -3,6 +3,7 @@
 import gzip
 import json
 from contextlib import closing
+from urllib.parse import unquote
 
 import pytest
 from client import Broker, Client, Reply, Service, eventually, order_body, send
@@ -50,11 +51,14 @@ BROKER_REQUESTS = [
     ("GET", "/stocks/no_symbol/book"),
     ("GET", "/stocks/PETR4/price?trades=0"),
     ("GET", "/balance"),
+    ("GET", "/balance?unknown=1"),
+    ("POST", "/orders?unknown=1"),
 ]
 ADMIN_REQUESTS = [
     ("POST", "/register"),
     ("POST", "/debug/reset"),
     ("GET", "/debug/trade-count"),
+    ("GET", "/debug/trade-count?unknown=1"),
 ]
 NO_KEYS = [
     "",
@@ -250,6 +254,12 @@ WRONG_FIELDS: list[tuple[str, object]] = [
     ("valid_until", "10000-01-01T00:00:00Z"),
     ("valid_until", "9999-12-31T23:59:59-23:59"),
     ("valid_until", "2033-01-31T18:00:00Z\0"),
+    ("valid_until", "2033-01-31T18:00:00.1234567Z"),
+    ("valid_until", "2033-01-31_18:00:00Z"),
+    ("valid_until", "2033-01-31T18:00:00,5Z"),
+    ("valid_until", "2033-01-31T18:00Z"),
+    ("valid_until", "20330131T180000Z"),
+    ("valid_until", "2033-01-31T18:00:00+0300"),
     ("document_number", "a\0b"),
     ("document_number", "\0"),
     *each("document_number", *map(Raw, (r'"\ud800"', r'"a\udfff"', r'"\udc00\ud800"'))),
@@ -268,6 +278,24 @@ def test_a_wrong_field_is_422_and_named(alice: Broker, name: str, value: object)
 def test_an_unknown_field_is_422_and_named(used_service: Service, alice: Broker, name: str) -> None:
     assert_refused(alice.order(**{name: 1}), 422, name)
     body = {"name": "x", name: 1}
+    reply = used_service.client.request("POST", "/register", body, used_service.admin_key)
+    assert_refused(reply, 422, name)
+
+
+@pytest.mark.parametrize("name", order_body(order_type="limit", client_order_id="1"))
+def test_a_field_that_stands_there_twice_is_422_and_named(alice: Broker, name: str) -> None:
+    fields = order_body(order_type="limit", client_order_id=f"twice {name}")
+    again = json.dumps({name: fields[name]})
+    body = f"{json.dumps(fields)[:-1]}, {again[1:]}".encode()
+    assert_refused(alice.request("POST", "/orders", body), 422, name)
+
+
+@pytest.mark.parametrize("name", ["name", "webhook_url"])
+def test_a_field_of_a_registration_that_stands_there_twice_is_422_and_named(
+    used_service: Service, name: str
+) -> None:
+    body = b'{"name": "x", "webhook_url": "http://127.0.0.1/", "%b": null}' % name.encode()
+    body = body.replace(b'"name": null', b'"name": "y"')
     reply = used_service.client.request("POST", "/register", body, used_service.admin_key)
     assert_refused(reply, 422, name)
 
@@ -334,6 +362,60 @@ def test_a_count_above_its_bound_is_422_and_named(alice: Broker) -> None:
 @pytest.mark.parametrize("query", ["limit=x&limit=1", "limit=1&limit=1", "status=open&status="])
 def test_a_parameter_that_stands_there_twice_is_named(alice: Broker, query: str) -> None:
     assert_refused(alice.orders(query), 422, query.partition("=")[0])
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/orders", "status, symbol, limit, cursor"),
+        ("/stocks/PETR4/price", "trades"),
+        ("/stocks/PETR4/book", "depth"),
+    ],
+)
+@pytest.mark.parametrize("name", ["stauts", "Limit", "", "%00", "%FF", "a%20b"])
+def test_an_unknown_parameter_is_422_with_the_known_ones(
+    alice: Broker, path: str, allowed: str, name: str
+) -> None:
+    reply = alice.request("GET", f"{path}?{name}=open")
+    assert_refused(reply, 422, f"unknown parameter `{unquote(name)}`; allowed are {allowed}")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/orders"),
+        ("GET", "/orders/00000000-0000-0000-0000-000000000000"),
+        ("POST", "/orders/00000000-0000-0000-0000-000000000000/cancel"),
+        ("GET", "/balance"),
+    ],
+)
+def test_a_parameter_where_there_is_none_is_422(alice: Broker, method: str, path: str) -> None:
+    body = order_body() if path == "/orders" else None
+    reply = alice.request(method, f"{path}?limit=1", body)
+    assert_refused(reply, 422, "unknown parameter `limit`; none is allowed here")
+    assert alice.request(method, f"{path}?", body).status != 422
+    assert len(alice.listed()) == (path == "/orders")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/register"), ("POST", "/debug/reset"), ("GET", "/debug/trade-count")],
+)
+def test_a_parameter_of_the_admin_is_422(used_service: Service, method: str, path: str) -> None:
+    body = {"name": "x"} if path == "/register" else None
+    reply = used_service.client.request(method, f"{path}?x=1", body, used_service.admin_key)
+    assert_refused(reply, 422, "unknown parameter `x`; none is allowed here")
+
+
+def test_a_parameter_of_bytes_that_are_no_text_is_refused(alice: Broker) -> None:
+    head = b"GET /balance?\xff\xfe=1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    said = alice.client.raw(head + b"Authorization: Bearer %b\r\n\r\n" % alice.key.encode())
+    assert said.split()[1] in (b"400", b"422")
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/health", "/metrics"])
+def test_what_is_for_everyone_may_be_asked_with_any_parameter(client: Client, path: str) -> None:
+    assert client.request("GET", f"{path}?probe=1&probe=2").status == 200
 
 
 @pytest.mark.parametrize("symbol", ["PETR-4", "A" * 13, "P%C3%89", "%00", "%20", "%FF"])

@@ -110,7 +110,7 @@ def cycles(count):
     for _ in range(count):
         one = []
         one.append(one)
-cycles(before + MANY_MORE)
+cycles(before + 2 * MANY_MORE)
 kept = [[] for _ in range(1000)]
 found = []
 for _ in range(2):
@@ -127,3 +127,28 @@ print(*found, len(kept))
     after_first, after_second, kept = map(int, said.stdout.split())
     assert after_first == pytest.approx(after_second, abs=5 * kept)
     assert after_first < 10 * kept
+
+
+def test_what_stays_is_not_counted_before_it_can_be_much_more() -> None:
+    """Counting takes the longer, the more there is."""
+    program = """
+import asyncio, gc
+from common.garbage import MANY_MORE, Collector
+kept = [[] for _ in range(5 * MANY_MORE)]
+collector = Collector()
+collector.spare()
+counted, count = [], gc.get_freeze_count
+def counting():
+    counted.append(len(kept))
+    return count()
+gc.get_freeze_count = counting
+for _ in range(7):
+    kept += [[] for _ in range(MANY_MORE)]
+    asyncio.run(collector.look_again())
+print(*(length // MANY_MORE for length in counted))
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True
+    )
+    # In the last round: before and after all is looked at again.
+    assert said.stdout.split() == [b"12", b"12"]

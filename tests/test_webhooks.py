@@ -277,6 +277,45 @@ def test_a_target_that_never_answers_does_not_hold_a_stop_up(
         released.set()
 
 
+def test_names_without_an_answer_keep_no_other_waiting_nor_a_stop(
+    start_service: StartService, target: Target, case: str
+) -> None:
+    service = start_service(module="tests.silent_names", TEST_CASE=case)
+    other = service.register("Other")
+    for number in range(5):
+        deaf = service.register("Deaf", webhook_url=f"http://silent{number}.test/")
+        deaf.place("ask", 1, 100)
+        other.place("bid", 1, 100)
+    eventually(lambda: service.health()["webhooks_in_flight"] == 5)
+    good = service.register("Good", webhook_url=target.url.replace(HOST, "localhost"))
+    good.place("ask", 1, 100)
+    other.place("bid", 1, 100)
+    target.received(1)
+    service.stop()
+
+
+def test_what_a_stop_cuts_off_is_counted_and_logged(
+    start_service: StartService, target: Target
+) -> None:
+    service = start_service()
+    released = Event()
+    target.on_arrival = lambda message: wait(released, message)
+    try:
+        deaf, other = service.register("Deaf", webhook_url=target.url), service.register("Other")
+        for _ in range(7):
+            deaf.place("ask", 1, 100)
+            other.place("bid", 1, 100)
+        eventually(lambda: service.health()["webhooks_waiting"] == 3)
+        assert service.health()["webhooks_in_flight"] == 4
+        service.stop()
+    finally:
+        released.set()
+    [line] = [line for line in service.text().splitlines() if "webhook" in line]
+    assert line.endswith(
+        "7 webhook messages are given up: 3 waited, 4 were on their way and may have arrived"
+    )
+
+
 def test_a_target_that_is_not_there_is_no_error_of_ours(service: Service, target: Target) -> None:
     gone = Target()
     gone.stop()

@@ -106,6 +106,9 @@ def test_the_bounds_themselves_are_allowed(field: str, value: object) -> None:
         ("2029-12-31T21:00:00-03:00", 0),
         ("2030-01-01T00:00:00.000001Z", 1),
         ("2030-01-01T23:59:00.999999+23:59", 999_999),
+        ("2030-01-01 00:00:00.25-00:00", 250_000),
+        ("2030-01-01T00:00:00.1+00:00", 100_000),
+        ("2030-01-01T00:00:00.12345Z", 123_450),
     ],
 )
 def test_an_end_is_exact_to_the_microsecond_in_any_offset(text: str, offset_us: int) -> None:
@@ -257,6 +260,54 @@ def test_a_limit_order_needs_a_price_and_an_end(field: str) -> None:
 
 def test_a_market_order_may_not_have_a_price() -> None:
     assert refusal(MARKET | {"price": 10}).startswith("price: not allowed for a market order")
+
+
+# ---- 422: a field that stands there twice ----
+
+TEXTS = {
+    **{field: json.dumps(value) for field, value in LIMIT.items()},
+    "client_order_id": '"1"',
+}
+# Escaped quotes, a name with an escape in it, a text that is a name, and white space.
+ODD = ['"\\"\\"\\""', '"\\u0022"', '"order_type"', '":"', '"price\\":1"']
+
+
+@pytest.mark.parametrize("field", TEXTS)
+@pytest.mark.parametrize("left_out", [(), ("order_type",), ("client_order_id", "order_type")])
+def test_a_field_that_stands_there_twice_is_named(field: str, left_out: tuple[str, ...]) -> None:
+    pairs = [f'"{name}": {text}' for name, text in TEXTS.items() if name not in left_out]
+    body = ", ".join([*pairs, f'"{field}" : {TEXTS[field]}'])
+    if field in left_out:
+        assert decode(f"{{{body}}}".encode())
+    else:
+        assert refusal(f"{{{body}}}".encode()) == f"{field}: expected at most once"
+
+
+def test_a_field_with_two_values_is_refused_whatever_they_are() -> None:
+    assert refusal(raw("side", '"bid", "side": "ask"')) == "side: expected at most once"
+    assert refusal(raw("price", '1, "pr\\u0069ce": 1')) == "price: expected at most once"
+    assert refusal(raw("price", 'null, "price": 1')) == "price: expected at most once"
+    text = '"1", "client_order_id": null'
+    assert refusal(raw("client_order_id", text)) == "client_order_id: expected at most once"
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_quotes_within_a_text_are_no_second_field(text: str) -> None:
+    assert decode(raw("document_number", text)).document_number == json.loads(text)
+    assert refusal(raw("document_number", f'{text}, "side": "ask"')) == (
+        "side: expected at most once"
+    )
+
+
+def test_what_a_market_order_ignores_may_hold_a_name_twice() -> None:
+    assert decode(raw("valid_until", '{"a": 1, "a": 2, "side": "x"}', MARKET))
+
+
+@pytest.mark.parametrize("field", ["name", "webhook_url"])
+def test_a_registration_that_names_a_field_twice_is_refused(field: str) -> None:
+    body = f'{{"name": "a", "webhook_url": "b", "{field}": "c"}}'
+    with pytest.raises(InvalidField, match=f"^{field}: expected at most once$"):
+        wire.decode_register(body.encode())
 
 
 # ---- 422: one field ----
@@ -442,6 +493,29 @@ def test_a_count_out_of_bounds_is_refused(text: str) -> None:
         wire.decode_count({"n": text}, "n", default=5, most=500)
 
 
+def test_a_query_is_read_by_name() -> None:
+    read = wire.decode_query("a=1&&b=x%20+y&c", ("a", "b", "c", "d"))
+    assert read == {"a": "1", "b": "x  y", "c": ""}
+    assert wire.decode_query("", ()) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "known", "detail"),
+    [
+        ("a=1&b=2", ("a", "c"), "unknown parameter `b`; allowed are a, c"),
+        ("A=1", ("a",), "unknown parameter `A`; allowed are a"),
+        ("a=1", (), "unknown parameter `a`; none is allowed here"),
+        ("a=1&a=1", ("a",), "a: expected at most once"),
+    ],
+)
+def test_a_parameter_that_is_unknown_or_stands_there_twice_is_refused(
+    text: str, known: tuple[str, ...], detail: str
+) -> None:
+    with pytest.raises(InvalidField) as caught:
+        wire.decode_query(text, known)
+    assert caught.value.detail == detail
+
+
 def test_a_listing_is_of_everything_unless_it_says_otherwise() -> None:
     query = wire.decode_order_query({})
     assert (query.status, query.symbol, query.limit) == (None, None, PAGE_DEFAULT)
@@ -541,6 +615,31 @@ def test_arbitrary_json_is_decoded_or_refused(body: bytes) -> None:
 @given(almost_orders)
 def test_what_is_almost_an_order_is_decoded_or_refused(body: bytes) -> None:
     assert refused_or_decoded(body)
+
+
+good_texts = st.one_of(
+    st.tuples(st.sampled_from(["price", "quantity"]), st.just("1")),
+    st.tuples(st.just("side"), st.sampled_from(['"bid"', '"ask"'])),
+    st.tuples(st.just("symbol"), st.just('"A"')),
+    st.tuples(st.just("order_type"), st.just('"limit"')),
+    st.tuples(st.just("valid_until"), st.just(TEXTS["valid_until"])),
+    st.tuples(st.just("document_number"), st.sampled_from(['"1"', *ODD])),
+    st.tuples(st.just("client_order_id"), st.sampled_from(["null", '"1"', *ODD])),
+)
+
+
+@PROPERTY
+@given(st.lists(good_texts, max_size=9), st.sampled_from([":", " : "]))
+def test_an_order_is_refused_for_a_doubled_name_if_and_only_if_it_has_one(
+    more: list[tuple[str, str]], colon: str
+) -> None:
+    named = {name for name, _ in more}
+    needed = [(name, TEXTS[name]) for name in FIELDS if name != "order_type" and name not in named]
+    body = "{" + ",".join(f'"{name}"{colon}{text}' for name, text in more + needed) + "}"
+    if len(named) == len(more):
+        assert decode(body.encode())
+    else:
+        assert refusal(body.encode()).endswith(": expected at most once")
 
 
 @PROPERTY
