@@ -177,11 +177,11 @@ class Server(web.Server):
 class Connection(web.RequestHandler):
     """One connection. While it is ``_busy``, a request of it is being answered the short way;
     ``_mixed`` says that others went aiohttp's way. While it is ``_between`` two requests for sure,
-    its parser holds nothing of the next one."""
+    its parser holds nothing of the next one. When it has ``_ended`` its client sends no more."""
 
     __slots__ = (
-        "_answer", "_arriving_s", "_between", "_busy", "_held", "_mixed", "_server", "_task",
-        "_unread_s",
+        "_answer", "_arriving_s", "_between", "_busy", "_ended", "_held", "_mixed", "_server",
+        "_task", "_unread_s",
     )  # fmt: skip
 
     def __init__(
@@ -197,6 +197,7 @@ class Connection(web.RequestHandler):
         self._busy = False
         self._mixed = False
         self._between = True
+        self._ended = False
         self._task: asyncio.Task[None] | None = None
         # The reply that waits until what it says is durable.
         self._held: Reply | None = None
@@ -215,6 +216,36 @@ class Connection(web.RequestHandler):
         super().connection_lost(exc)
         # Their bodies hold the connection. Who has gone before aiohttp's task began leaves some.
         self._messages.clear()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Nothing more will come. What has come whole is answered, then the connection closes."""
+        self._ended = True
+        self._lingering_time = 0.0  # there is no rest of a body to wait for
+        if not self._busy and not self._has_whole():
+            # Not at once: aiohttp may have taken a request with which it begins in the next turn.
+            self._loop.call_soon(self._close_unless_asked)
+        return True
+
+    def _close_unless_asked(self) -> None:
+        asked = self._current_request
+        if self.transport is not None and (asked is None or not asked.content.is_eof()):
+            self.transport.close()
+
+    def _has_whole(self) -> bool:
+        """Whether a request waits that is here whole; only the last one may not be."""
+        return bool(self._messages) and self._messages[0][1].is_eof()
+
+    def log_access(
+        self, request: web.BaseRequest, response: web.StreamResponse, time: float | None
+    ) -> None:
+        """aiohttp has written a reply. Behind the last one to who has half-closed it closes."""
+        super().log_access(request, response, time)
+        if not self._messages:
+            # It may have stopped parsing early: of a request that it takes before it is whole it
+            # counts one too many as waiting.
+            super().data_received(b"")
+        if self._ended and not self._has_whole():
+            self._close = True
 
     def pause_writing(self) -> None:
         """More waits to be read than the transport likes to keep."""
@@ -236,6 +267,8 @@ class Connection(web.RequestHandler):
         transport = self.transport
         if transport is None:
             return
+        if self._unread_s is None and transport.is_closing():
+            self._unread_s = self._loop.time()  # it closes when the rest has been read
         if self._unread_s is not None and self._unread_s < since_s:
             transport.abort()
         elif self._arriving_s is not None and self._arriving_s < since_s:
@@ -329,7 +362,12 @@ class Connection(web.RequestHandler):
         sends many at once would keep all others waiting.
         """
         messages, parser = self._messages, self._parser
-        if not messages or self._busy or self.transport is None or parser is None:
+        if self._busy or self.transport is None or parser is None:
+            return
+        if self._ended and not self._has_whole():
+            self.transport.close()
+            return
+        if not messages:
             return
         message, content = messages[0]
         if not isinstance(message, RawRequestMessage):
@@ -365,8 +403,9 @@ class Connection(web.RequestHandler):
             self._go_on(self._answer(message, content))
 
     def _wait_for_turn(self) -> None:
-        """Have the next request answered, if there is one, when the others have had their turn."""
-        if self._messages and not self._busy:
+        """Have the next request answered, if there is one, when the others have had their turn,
+        or the connection closed, if there will be none."""
+        if (self._messages or self._ended) and not self._busy:
             self._busy = True
             self._loop.call_soon(self._take_turn)
 

@@ -8,17 +8,19 @@ import asyncio
 import math
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from unittest.mock import Mock
 
 import pytest
+import uvloop
 from aiohttp import web
 from aiohttp.http import RawRequestMessage
 from aiohttp.streams import StreamReader
+from client import HOST, PATIENCE_S
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.connection import Connection, Server
+from common.connection import BODY_MAX_BYTES, Connection, Server
 from common.overload import Overload
 from common.reply import Reply, Response
 from common.settling import Settling
@@ -75,6 +77,7 @@ class Scene(Client):
         self.holds_up = set[str]()
         self.may_go_on = asyncio.Event()
         self.answers_wait = True
+        self.reads_bodies = False
         self.settling: Settling | None = None
         self.stopping = False
         self.server = Server(
@@ -100,7 +103,10 @@ class Scene(Client):
         return reply
 
     async def by_aiohttp(self, request: web.BaseRequest) -> web.StreamResponse:
-        return Response(Reply(b"by aiohttp", 401))
+        if not self.reads_bodies:
+            return Response(Reply(b"by aiohttp", 401))
+        await request.read()
+        return Response(await self.answer(request._message, request.content))
 
 
 async def turns(count: int = 5) -> None:
@@ -407,6 +413,105 @@ def test_what_comes_on_one_connection_is_never_part_of_what_comes_on_another(
             client.connection.connection_lost(None)
 
     scene(play, lambda _: False)
+
+
+BY_AIOHTTP: list[Callable[[str], bytes]] = [
+    lambda path: get(path).replace(b"GET", b"DELETE"),
+    lambda path: get(path, "Transfer-Encoding: chunked") + b"2\r\n{}\r\n0\r\n\r\n",
+    lambda path: post(path, b"{}", "Expect: 100-continue"),
+    lambda path: post(path, bytes(BODY_MAX_BYTES + 1)),
+]
+
+
+async def said_to(port: int, pieces: Iterable[bytes], *, at_once: bool) -> bytes:
+    """Everything that a client is told who sends so many pieces and half-closes."""
+    reader, writer = await asyncio.open_connection(HOST, port)
+    try:
+        for piece in pieces:
+            writer.write(piece)
+            if not at_once:
+                await turns()
+        writer.write_eof()
+        async with asyncio.timeout(PATIENCE_S):
+            return await reader.read()
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+@given(
+    made=st.lists(st.sampled_from(KINDS + BY_AIOHTTP), min_size=1, max_size=6),
+    places=st.lists(st.integers(0, 2000), max_size=4),
+    missing=st.one_of(st.just(0), st.integers(0, 2000)),
+    at_once=st.booleans(),
+    answers_wait=st.booleans(),
+    is_behind=st.booleans(),
+)
+def test_who_half_closes_gets_the_replies_to_all_that_has_come_whole(
+    *,
+    loop: Callable[[], asyncio.AbstractEventLoop],
+    made: Sequence[Callable[[str], bytes]],
+    places: list[int],
+    missing: int,
+    at_once: bool,
+    answers_wait: bool,
+    is_behind: bool,
+) -> None:
+    paths = [f"/{number}" for number in range(len(made))]
+    whole = [make(path) for make, path in zip(made, paths, strict=True)]
+    stream = b"".join(whole)
+    stream = stream[: max(0, len(stream) - missing)]
+    ends = accumulate(map(len, whole))
+    complete = [path.encode() for path, end in zip(paths, ends, strict=True) if end <= len(stream)]
+
+    async def main() -> None:
+        scene = Scene(lambda _: False)
+        scene.reads_bodies, scene.answers_wait = True, answers_wait
+        scene.overload.is_behind = is_behind
+        await turns()
+        scene.connection.connection_lost(None)
+        listening = await asyncio.get_running_loop().create_server(scene.server, HOST, 0)
+        async with listening:
+            port = listening.sockets[0].getsockname()[1]
+            scene.written = await said_to(port, cut(stream, places), at_once=at_once)
+            scene.written = scene.written.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
+            assert scene.replies == complete
+            await turns()
+            assert scene.server.connections == []
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main())
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_many_requests_behind_one_that_aiohttp_took_before_it_was_whole_are_answered(
+    *, ends: bool
+) -> None:
+    async def play(scene: Scene) -> None:
+        scene.overload.is_behind = False
+        scene.reads_bodies = True
+        first = post("/0", b"{}", "Expect: 100-continue")
+        paths = [f"/{number}" for number in range(1, 100)]
+        await scene.feed(first[:-1], first[-1:] + b"".join(map(BY_AIOHTTP[0], paths)))
+        if ends:
+            scene.connection.eof_received()
+        await turns(1000)
+        assert scene.replies == [b"/0", *(path.encode() for path in paths)]
+        assert scene.transport.close.called == ends
+
+    scene(play)
+
+
+def test_who_does_not_read_what_is_left_when_it_closes_is_given_up() -> None:
+    async def play(scene: Scene) -> None:
+        await scene.feed(get("/a"))
+        scene.transport.is_closing.return_value = True
+        scene.connection.drop_if_slow(-math.inf)
+        scene.transport.abort.assert_not_called()
+        scene.connection.drop_if_slow(math.inf)
+        scene.transport.abort.assert_called_once()
+
+    scene(play)
 
 
 NOT_ONE_PLAIN_REQUEST = {

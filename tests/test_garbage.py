@@ -25,6 +25,7 @@ def left_by(service: Service, rounds: int) -> int:
     for number in range(rounds):
         good_requests(broker, other, 1000 + number)
         bad_requests(broker)
+        half_closed_requests(broker)
     service.stop()
     found = re.search(r"garbage: (\d+) objects", service.text())
     assert found, service.text()
@@ -56,6 +57,26 @@ def bad_requests(broker: Broker) -> None:
         head = b"POST /orders HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\n%b\r\n\r\n"
         with socket.create_connection((HOST, client.port), timeout=PATIENCE_S) as connection:
             connection.sendall(head % (broker.key.encode(), asks) + b"5\r\n{")
+
+
+def half_closed_requests(broker: Broker) -> None:
+    whole = b"GET /balance HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\n\r\n"
+    whole %= broker.key.encode()
+    begun = whole.replace(b"GET /balance", b"POST /orders").replace(b"\r\n\r\n", b"\r\n%b\r\n\r\n{")
+    for asks, replies in (
+        (b"", 0),
+        (whole, 1),
+        (3 * whole, 3),
+        (2 * whole.replace(b"GET", b"DELETE"), 2),
+        (whole + whole[:-1], 1),
+        (whole + begun % b"Content-Length: 9", 1),
+        (whole + begun % b"Content-Length: 9\r\nExpect: 100-continue", 1),
+    ):
+        with socket.create_connection((HOST, broker.client.port), timeout=PATIENCE_S) as connection:
+            connection.sendall(asks)
+            connection.shutdown(socket.SHUT_WR)
+            said = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert len(re.findall(rb"HTTP/1\.1 [2-5]", said)) == replies, said
 
 
 def assert_references_count(start: Callable[[], Service]) -> None:
