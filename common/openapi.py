@@ -136,7 +136,8 @@ def _schema_html(name: str, schema: dict[str, Any]) -> str:
     required = schema.get("required", [])
     rows = "".join(
         f"<tr><td><code>{escape(field)}</code></td><td>{escape(_type_text(detail))}</td>"
-        f"<td>{'required' if field in required else ''}</td></tr>\n"
+        f"<td>{'required' if field in required else ''}</td>"
+        f"<td>{escape(detail.get('description', ''))}</td></tr>\n"
         for field, detail in schema["properties"].items()
     )
     about = escape(schema.get("description", "").partition("\n\n")[0])

@@ -56,18 +56,27 @@ class OrderBody(Struct, frozen=True, forbid_unknown_fields=True):
 
     document_number: Annotated[str, Meta(min_length=1, max_length=DOCUMENT_NUMBER_MAX)]
     side: Side
-    symbol: str
+    symbol: Annotated[
+        str,
+        Meta(
+            description="Letters of ASCII and digits; small letters count as capitals.",
+            extra_json_schema={"pattern": "^[A-Za-z0-9]{1,12}$"},
+        ),
+    ]
     quantity: Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
     # Not LIMIT: whether it stands in the body is what ``quotes`` needs to know.
     order_type: Annotated[
         OrderType | UnsetType, Meta(extra_json_schema={"default": OrderType.LIMIT})
     ] = UNSET
-    price: _Cents | None = None
+    price: Annotated[
+        _Cents | None, Meta(description="Required for a limit order, forbidden for a market order.")
+    ] = None
     # Any, since a market order may hold anything here, which is ignored.
     valid_until: Annotated[Any, Meta(description=_UNTIL, extra_json_schema=_INSTANT)] = None
-    client_order_id: Annotated[str, Meta(min_length=1, max_length=CLIENT_ORDER_ID_MAX)] | None = (
-        None
-    )
+    client_order_id: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=CLIENT_ORDER_ID_MAX)] | None,
+        Meta(description="Printable ASCII, of one order only: sent again it gives that order."),
+    ] = None
 
     def quotes(self) -> int:
         """How many quotes a body of this needs: two for each name, two for each text."""

@@ -480,8 +480,13 @@ def test_what_the_description_demands_of_an_order_is_what_is_accepted(
     assert schema["properties"]["order_type"]["default"] == "limit"
     assert schema["properties"]["valid_until"]["format"] == "date-time"
     assert {"document_number", "side", "symbol", "quantity"} <= set(schema["required"])
+    assert "Required for a limit order" in schema["properties"]["price"]["description"]
+    assert "Required for a limit order" in schema["properties"]["valid_until"]["description"]
     assert post["security"]
-    assert service.register("x").order().status == 201
+    broker, pattern = service.register("x"), schema["properties"]["symbol"]["pattern"]
+    for symbol in ("A", "petr4", "A" * 12, "A" * 13, "", "A-B", "Ä", "A\n"):
+        accepted = broker.order(symbol=symbol).status == 201
+        assert accepted == bool(re.search(pattern.replace("$", r"\Z"), symbol)), symbol
 
 
 def test_the_docs_are_one_page_that_needs_nothing_else(service: Service) -> None:
@@ -490,6 +495,7 @@ def test_the_docs_are_one_page_that_needs_nothing_else(service: Service) -> None
     assert reply.headers.get_content_type() == "text/html"
     for _, path in SERVED:
         assert re.search(re.escape(path).replace(r"\{\}", r"{\w+}"), reply.json), path
+    assert "Required for a limit order, forbidden for a market order." in reply.json
     assert "<script" not in reply.json
     assert "http://" not in reply.json
     assert "https://" not in reply.json
