@@ -428,6 +428,21 @@ def test_a_stop_does_not_wait_for_room_in_a_log_that_is_not_needed_after_it(
     assert service.sql("SELECT log_id FROM exchange_state") == [(None,)]
 
 
+def test_a_reset_on_a_full_disk_is_answered_and_holds_nobody_up(
+    logged: Logged, case: str, wal_dir: Path
+) -> None:
+    service = logged(module="tests.faulty", TEST_CASE=case, **FLUSHING)
+    broker = service.register("Alice")
+    (wal_dir / FULL).touch()
+    eventually(lambda: broker.order().status == 503)
+    service.reset()
+    broker = service.register("Bob")
+    assert broker.order().status == 503
+    assert broker.listed() == []
+    (wal_dir / FULL).unlink()
+    eventually(lambda: broker.order().status == 201)
+
+
 # ---- a start that would lose something ----
 
 

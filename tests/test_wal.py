@@ -741,6 +741,23 @@ def test_what_finds_no_room_is_given_up_when_everything_is_emptied(
     assert found(disk) == [1]
 
 
+def test_a_reset_waits_for_no_disk_that_stays_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "RETRY_S", 0.01)
+    disk = SimulatedDisk()
+    disk.full = errno.ENOSPC
+
+    async def reset(wal: WriteAheadLog) -> None:
+        wal.announce()
+        await wal.restart()
+        with pytest.raises(Unavailable):
+            wal.submitted(order(1))
+        disk.full = None
+        await write(wal, [1])
+
+    use(disk, reset)
+    assert found(disk) == [1]
+
+
 def test_no_more_is_taken_at_once_than_a_segment_holds() -> None:
     disk = SimulatedDisk()
     refused = 0

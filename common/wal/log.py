@@ -28,6 +28,7 @@ from uuid import UUID
 from common.errors import Unavailable
 from common.model import Order
 from common.settling import Settling
+from common.waiting import within
 from common.wal import format
 from common.wal.disk import Disk, File
 from common.wal.format import BATCH_HEAD_BYTES, HEADER_BYTES, RECORD_MAX_BYTES, Record
@@ -306,7 +307,11 @@ class WriteAheadLog:
             self._dropped, self._file = self._file, None
         self._offset = self._size
         self._chain = self._last_sequence = 0
-        await self.prepared()
+        if self._preparing is not None:
+            # So long that it is tried again with the room that was made. A disk that stays full
+            # must not hold up who resets, and with that the database.
+            with suppress(TimeoutError):
+                await within(2 * RETRY_S, self._preparing)
 
     async def prepared(self) -> None:
         """Wait until the segment after the present one is ready."""
