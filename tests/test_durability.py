@@ -443,6 +443,16 @@ def test_a_reset_on_a_full_disk_is_answered_and_holds_nobody_up(
     eventually(lambda: broker.order().status == 201)
 
 
+def test_a_first_log_without_room_for_its_name_is_refused_with_what_to_do(
+    logged: Logged, case: str, wal_dir: Path
+) -> None:
+    wal_dir.mkdir()
+    (wal_dir / CROWDED).touch()
+    line = refused(logged(ready=False, module="tests.faulty", TEST_CASE=case))
+    assert line.startswith(f"error: EXCHANGE_WAL_DIR: the log in {wal_dir} cannot be used")
+    assert line.endswith("No space left on device: make room on its disk")
+
+
 # ---- a start that would lose something ----
 
 
