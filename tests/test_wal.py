@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import fcntl
+import itertools
 import os
 import subprocess
 import sys
@@ -920,6 +921,31 @@ def test_a_new_segment_is_on_the_disk_with_its_name_before_it_is_used(
     assert synced == expected
     directory.create(1, SMALL)
     assert synced == [*expected, expected[1]]
+
+
+@pytest.mark.parametrize("step", range(7))
+def test_a_reset_can_be_finished_by_another_between_any_two_steps_of_one(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    for number in range(1, 4):
+        directory.create(number, SMALL)
+    needed_id, steps = directory.announce(), itertools.count()
+
+    def interrupted(name: str) -> Callable[..., object]:
+        method = getattr(Path, name)
+
+        def run(*arguments: object) -> object:
+            if next(steps) == step:
+                finish_reset(directory, needed_id)
+            return method(*arguments)
+
+        return run
+
+    for name in ("read_text", "glob", "unlink", "rename", "exists"):
+        monkeypatch.setattr(Path, name, interrupted(name))
+    finish_reset(directory, needed_id)
+    assert next(steps) > step, "there was such a step"
+    assert (directory.numbers(), directory.log_id(), directory.announced()) == ([], needed_id, None)
 
 
 # ---- for people ----
