@@ -264,14 +264,17 @@ class Writer:
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
         """Between two flushes. Raises Unavailable when the one in flight takes too long."""
+        taking = asyncio.ensure_future(self._idle.acquire())
         try:
-            await within(self._patience_s, self._idle.acquire())
-        except TimeoutError:
-            raise _too_late() from None
-        try:
+            try:
+                await within(self._patience_s, taking)
+            except TimeoutError:
+                raise _too_late() from None
             yield
         finally:
-            self._idle.release()
+            # Who was cancelled while waiting may have been given it in the same moment.
+            if not taking.cancel() and not taking.cancelled():
+                self._idle.release()
 
     async def _commit(
         self, statements: Callable[[], Sequence[Question]], patience_s: float

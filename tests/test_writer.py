@@ -324,6 +324,24 @@ def test_whoever_empties_everything_does_not_wait_for_a_flush_for_ever(
     uvloop.run(run())
 
 
+def test_who_is_cancelled_when_its_turn_comes_leaves_the_turn_to_others() -> None:
+    writer = opened("postgresql:///nobody-is-asked")
+
+    async def run() -> None:
+        async with writer._alone():
+            waiting = asyncio.create_task(writer.commit())
+            await asyncio.sleep(0)
+        while not writer._idle.locked():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        async with asyncio.timeout(PATIENCE_S / 2), writer._alone():
+            pass
+
+    uvloop.run(run())
+
+
 def test_who_waits_for_an_order_is_not_kept_when_everything_is_emptied(
     new_database: NewDatabase,
 ) -> None:
