@@ -229,10 +229,11 @@ class Writer:
                 async with asyncio.timeout(drain_s):
                     await task
             except TimeoutError:
-                raise StartError(
-                    f"the database did not take the last {self.pending()} changes within "
-                    f"{drain_s:g} s (EXCHANGE_DRAIN_S): without a log (wal) they are lost"
-                ) from None
+                if self.pending():  # else it only looked for a database that was lost
+                    raise StartError(
+                        f"the database did not take the last {self.pending()} changes within "
+                        f"{drain_s:g} s (EXCHANGE_DRAIN_S): without a log (wal) they are lost"
+                    ) from None
 
     async def commit(self, *statements: Question) -> None:
         """Write something that is no flush, in the session that keeps others out.

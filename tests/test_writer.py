@@ -342,6 +342,30 @@ def test_who_is_cancelled_when_its_turn_comes_leaves_the_turn_to_others() -> Non
     uvloop.run(run())
 
 
+def test_a_stop_that_has_stored_everything_ends_well_while_its_database_is_lost(
+    new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = new_database()
+    prepare_schema(url)
+    writer = opened(url)
+
+    async def run() -> None:
+        async with asyncio.timeout(PATIENCE_S), writer.opened():
+            never, asked = asyncio.Event(), asyncio.Event()
+
+            async def hang(_: str) -> None:
+                asked.set()
+                await never.wait()
+
+            async with writer.flushing(nothing, lambda _: None, drain_s=0.05):
+                monkeypatch.setattr(Channel, "open", hang)
+                with psycopg.connect(url, autocommit=True) as connection:
+                    lose_session(connection)
+                await asked.wait()
+
+    uvloop.run(run())
+
+
 def test_who_waits_for_an_order_is_not_kept_when_everything_is_emptied(
     new_database: NewDatabase,
 ) -> None:
