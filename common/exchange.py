@@ -83,7 +83,7 @@ class Exchange(Protocol):
 
     def settling(self) -> Settling | None:
         """The write by which all that the verbs have answered by now becomes as durable as
-        ``durability`` promises; None if it is. Raises Unavailable when it will never be."""
+        ``durability`` promises; None if it is. Raises Unavailable when nobody can say when."""
         ...
 
     async def health(self) -> Health:

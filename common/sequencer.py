@@ -67,7 +67,7 @@ class Sequencer:
 
     def settling(self) -> Settling | None:
         """The write by which all that has been accepted by now becomes as durable as
-        ``durability`` promises; None if it is. Raises Unavailable when it will never be."""
+        ``durability`` promises; None if it is. Raises Unavailable when nobody can say when."""
         return self._log.settling()
 
     def figures(self) -> dict[str, float]:

@@ -229,10 +229,11 @@ class Writer:
                 async with asyncio.timeout(drain_s):
                     await task
             except TimeoutError:
-                raise StartError(
-                    f"the database did not take the last {self.pending()} changes within "
-                    f"{drain_s:g} s (EXCHANGE_DRAIN_S): without a log (wal) they are lost"
-                ) from None
+                if self.pending():  # else it only looked for a database that was lost
+                    raise StartError(
+                        f"the database did not take the last {self.pending()} changes within "
+                        f"{drain_s:g} s (EXCHANGE_DRAIN_S): without a log (wal) they are lost"
+                    ) from None
 
     async def commit(self, *statements: Question) -> None:
         """Write something that is no flush, in the session that keeps others out.
@@ -264,14 +265,17 @@ class Writer:
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
         """Between two flushes. Raises Unavailable when the one in flight takes too long."""
+        taking = asyncio.ensure_future(self._idle.acquire())
         try:
-            await within(self._patience_s, self._idle.acquire())
-        except TimeoutError:
-            raise _too_late() from None
-        try:
+            try:
+                await within(self._patience_s, taking)
+            except TimeoutError:
+                raise _too_late() from None
             yield
         finally:
-            self._idle.release()
+            # Who was cancelled while waiting may have been given it in the same moment.
+            if not taking.cancel() and not taking.cancelled():
+                self._idle.release()
 
     async def _commit(
         self, statements: Callable[[], Sequence[Question]], patience_s: float

@@ -28,6 +28,8 @@ class SimulatedDisk:
         self.failure: int | None = None
         # Why there is no room for one segment more, if there is none.
         self.full: int | None = None
+        # Why there is no room for more than half of a write, if there is none.
+        self.crowded: int | None = None
         # The segment that cannot be removed.
         self.locked: int | None = None
         self.writes: list[bytes] = []
@@ -86,6 +88,10 @@ class SimulatedDisk:
         whole = self._change()
         segment = self.segments.get(number, bytearray(offset + len(data)))
         assert offset + len(data) <= len(segment), "nothing is written behind the end"
+        if self.crowded is not None:
+            half = data[: len(data) // 2]
+            segment[offset : offset + len(half)] = half
+            raise OSError(self.crowded, "no room")
         start = offset
         while start < offset + len(data):
             end = min(start - start % SECTOR_BYTES + SECTOR_BYTES, offset + len(data))

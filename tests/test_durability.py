@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from client import Broker, Reply, Service, eventually, in_seconds, order_body, send
 from conftest import StartService, emptied, execute
-from faulty import ANSWERED, BROKEN, BUG, FULL, SLOW
+from faulty import ANSWERED, BROKEN, BUG, CROWDED, FULL, SLOW
 from test_lifecycle import (
     Acknowledged,
     assert_consistent,
@@ -381,6 +381,76 @@ def test_on_a_full_disk_commands_are_refused_and_reads_go_on(
     [broker] = again(service, [broker])
     assert [order["id"] for order in reversed(broker.listed())] == ids
     assert broker.detail(ids[0])["close_reason"] == "cancelled"
+
+
+def test_an_order_whose_record_finds_no_room_is_answered_once_there_is_some(
+    logged: Logged, case: str, wal_dir: Path
+) -> None:
+    service = logged(module="tests.faulty", TEST_CASE=case)
+    broker = service.register("Alice")
+    ids = [broker.place("bid", 5, 100)]
+    (wal_dir / CROWDED).touch()
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(broker.place, "bid", 5, 100)
+        eventually(lambda: service.client.request("GET", "/health").status == 503)
+        refused_at_once = [
+            broker.order(),
+            broker.cancel(ids[0]),
+            service.client.request("GET", "/orders", key=broker.key),
+        ]
+        for reply in refused_at_once:
+            assert (reply.status, reply.json["code"]) == (503, "unavailable")
+            assert int(reply.headers["Retry-After"]) >= 1
+        assert not waiting.done()
+        (wal_dir / CROWDED).unlink()
+        ids.append(waiting.result())
+    assert service.health()["status"] == "ok"
+    ids.append(broker.place("bid", 5, 100))
+    service.kill()
+    service = logged(service.database_url, **FLUSHING)
+    [broker] = again(service, [broker])
+    assert [order["id"] for order in reversed(broker.listed())] == ids
+
+
+def test_a_stop_does_not_wait_for_room_in_a_log_that_is_not_needed_after_it(
+    logged: Logged, case: str, wal_dir: Path
+) -> None:
+    service = logged(module="tests.faulty", TEST_CASE=case)
+    broker = service.register("Alice")
+    (wal_dir / CROWDED).touch()
+    with ThreadPoolExecutor(1) as threads:
+        unheard = threads.submit(broker.order)
+        eventually(lambda: service.client.request("GET", "/health").status == 503)
+        service.stop()
+        with pytest.raises(ConnectionError):  # as after a crash
+            unheard.result()
+    assert service.sql("SELECT count(*) FROM orders") == [(1,)]
+    assert service.sql("SELECT log_id FROM exchange_state") == [(None,)]
+
+
+def test_a_reset_on_a_full_disk_is_answered_and_holds_nobody_up(
+    logged: Logged, case: str, wal_dir: Path
+) -> None:
+    service = logged(module="tests.faulty", TEST_CASE=case, **FLUSHING)
+    broker = service.register("Alice")
+    (wal_dir / FULL).touch()
+    eventually(lambda: broker.order().status == 503)
+    service.reset()
+    broker = service.register("Bob")
+    assert broker.order().status == 503
+    assert broker.listed() == []
+    (wal_dir / FULL).unlink()
+    eventually(lambda: broker.order().status == 201)
+
+
+def test_a_first_log_without_room_for_its_name_is_refused_with_what_to_do(
+    logged: Logged, case: str, wal_dir: Path
+) -> None:
+    wal_dir.mkdir()
+    (wal_dir / CROWDED).touch()
+    line = refused(logged(ready=False, module="tests.faulty", TEST_CASE=case))
+    assert line.startswith(f"error: EXCHANGE_WAL_DIR: the log in {wal_dir} cannot be used")
+    assert line.endswith("No space left on device: make room on its disk")
 
 
 # ---- a start that would lose something ----

@@ -1,5 +1,6 @@
 """A database that changes its case: what one has left, another goes on with."""
 
+import asyncio
 import os
 import signal
 from collections.abc import Callable
@@ -7,14 +8,19 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from client import Service
-from conftest import CASES, MEMORY_CASES, StartService, execute
+from client import Service, eventually
+from conftest import CASES, MEMORY_CASES, StartService, emptied, execute
 
 from common.postgres import EmbeddedPostgres
+from common.wal.disk import Directory
 
 # Each of these tests starts several cases itself.
 pytestmark = pytest.mark.any_case
 RARELY_MS = "3000"
+LOSE_ALL_SESSIONS = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
 
 
 def start(start_service: StartService, case: str, url: str | None, **settings: object) -> Service:
@@ -112,10 +118,7 @@ def test_who_has_lost_its_database_for_a_while_in_which_another_used_it_ends(
         alice.place("ask", 1, 200)
     lost.send_signal(signal.SIGSTOP)
     try:
-        lost.sql(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
+        lost.sql(LOSE_ALL_SESSIONS)
         service = start(start_service, second, lost.database_url)
         service.again(bob).place("bid", 10, 100)
         assert service.again(alice).detail(order_id)["status"] == "closed"
@@ -125,3 +128,38 @@ def test_who_has_lost_its_database_for_a_while_in_which_another_used_it_ends(
     assert lost.exit_code() == os.EX_IOERR
     assert "another exchange has used this database meanwhile" in lost.text()
     assert lost.sql("SELECT sum(quantity) FROM trades") == [(10,)]
+
+
+@pytest.mark.parametrize("first", MEMORY_CASES)
+def test_who_finds_at_a_registration_that_another_has_the_database_refuses_it_and_ends(
+    first: str, start_service: StartService
+) -> None:
+    # No flush finds it first.
+    lost = start(start_service, first, None, EXCHANGE_FLUSH_MS=RARELY_MS)
+    lost.sql("UPDATE exchange_state SET generation = generation + 1")
+    lost.sql(LOSE_ALL_SESSIONS)
+    reply = lost.client.request("POST", "/register", {"name": "Alice"}, lost.admin_key)
+    assert (reply.status, reply.json["code"]) == (503, "unavailable")
+    assert lost.exit_code() == os.EX_IOERR
+    assert "another exchange has used this database meanwhile" in lost.text()
+    assert lost.sql("SELECT 1 FROM brokers") == []
+
+
+def test_processes_of_casev1_finish_a_reset_at_the_same_time(
+    start_service: StartService, new_place: Callable[[], Path]
+) -> None:
+    log = {"EXCHANGE_WAL_DIR": str(new_place() / "wal")}
+    killed = start(start_service, "casev3", None, EXCHANGE_DURABILITY="wal", **log)
+    killed.register("Alice").place("bid", 5, 100)
+    killed.kill()
+    assert killed.database_url is not None
+    directory = Directory(Path(log["EXCHANGE_WAL_DIR"]))
+    for number in range(10, 300):  # so that it takes a while
+        directory.create(number, 1)
+    asyncio.run(emptied(killed.database_url, directory.announce()))
+    service = start(start_service, "casev1", killed.database_url, EXCHANGE_PROCESSES="4", **log)
+    eventually(lambda: service.text().count("opened in") == 4)
+    assert (directory.numbers(), directory.announced()) == ([], None)
+    assert service.sql("SELECT log_id FROM exchange_state") == [(None,)]
+    broker = service.register("Bob")
+    assert broker.detail(broker.place("bid", 5, 100))["status"] == "open"

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import fcntl
+import itertools
 import os
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from common.wal import format
 from common.wal import log as writing
 from common.wal.disk import Directory, Disk, SegmentFile, locked
 from common.wal.format import BATCH_HEAD_BYTES, HEADER_BYTES, RECORD_MAX_BYTES, Record, Submission
-from common.wal.log import PASSING, End, WriteAheadLog
+from common.wal.log import NO_ROOM, PASSING, End, WriteAheadLog
 from common.wal.recovery import Damaged, Foreign, finish_reset, recover, settle
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,6 +38,7 @@ EXCHANGE = bytes(range(16))
 NOW_US = 1_700_000_000_000_000
 DAY_US = 86_400_000_000
 SMALL = 2_048
+PATIENCE_S = 30.0
 NEW = End(0, 0, (), 0)
 
 
@@ -75,7 +77,7 @@ def use(
         wal = WriteAheadLog(
             disk, exchange=EXCHANGE, end=end, on_failure=failed.append, segment_bytes=size
         )
-        async with wal.opened():
+        async with asyncio.timeout(PATIENCE_S), wal.opened():
             await use_it(wal)
 
     asyncio.run(run())
@@ -658,6 +660,105 @@ def test_a_full_disk_refuses_until_there_is_room(why: int, monkeypatch: pytest.M
     assert len(sequences) > 5
 
 
+async def found_crowded(wal: WriteAheadLog) -> None:
+    """Wait until a write has found no room."""
+    while not wal.figures()["wal_full"]:  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("why", NO_ROOM)
+def test_a_write_that_finds_no_room_is_written_again_and_nothing_else_is_taken_until_then(
+    why: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "RETRY_S", 0.01)
+    disk = CachedDisk()
+
+    async def fill(wal: WriteAheadLog) -> None:
+        await write(wal, [1])
+        disk.crowded = why
+        wal.submitted(order(2))
+        accepted = wal.settling()
+        assert accepted
+        waiting = asyncio.ensure_future(accepted.wait())
+        await found_crowded(wal)
+        with pytest.raises(Unavailable):
+            wal.submitted(order(3))
+        with pytest.raises(Unavailable):  # nor is anything shown that a crash could undo
+            wal.settling()
+        assert found(disk.after_crash()) == [1, 2], "of which the disk has half"
+        assert not waiting.done()
+        disk.crowded = None
+        await waiting
+        await write(wal, [3])
+
+    use(disk, fill, size=1 << 16)
+    assert found(disk.after_power_failure()) == [1, 2, 3]
+
+
+def test_a_write_that_finds_no_room_holds_no_stop_up_and_is_not_tried_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(writing, "RETRY_S", 0.01)
+    disk, failures = SimulatedDisk(), Failures()
+
+    async def run() -> None:
+        wal = WriteAheadLog(disk, exchange=EXCHANGE, end=NEW, on_failure=failures.append)
+        async with asyncio.timeout(PATIENCE_S), wal.opened():
+            await write(wal, [1])
+            disk.crowded = errno.ENOSPC
+            wal.submitted(order(2))
+            await found_crowded(wal)
+        disk.crowded = None
+        await asyncio.sleep(0.05)
+
+    asyncio.run(run())
+    assert failures == []
+    records, end = recover(disk, EXCHANGE, 0)
+    assert [record.sequence for record in records] == [1]
+    use(disk, lambda wal: write(wal, [2]), end=end)
+    assert found(disk) == [1, 2]
+
+
+def test_what_finds_no_room_is_given_up_when_everything_is_emptied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(writing, "RETRY_S", 0.01)
+    disk = SimulatedDisk()
+
+    async def reset(wal: WriteAheadLog) -> None:
+        await write(wal, [1])
+        disk.crowded = errno.ENOSPC
+        wal.submitted(order(2))
+        await found_crowded(wal)
+        for _ in range(2):
+            wal.announce()
+            await wal.restart()
+        while wal.figures()["wal_full"]:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.001)
+        disk.crowded = None
+        await write(wal, [1])
+
+    use(disk, reset, size=1 << 16)
+    assert found(disk) == [1]
+
+
+def test_a_reset_waits_for_no_disk_that_stays_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "RETRY_S", 0.01)
+    disk = SimulatedDisk()
+    disk.full = errno.ENOSPC
+
+    async def reset(wal: WriteAheadLog) -> None:
+        wal.announce()
+        await wal.restart()
+        with pytest.raises(Unavailable):
+            wal.submitted(order(1))
+        disk.full = None
+        await write(wal, [1])
+
+    use(disk, reset)
+    assert found(disk) == [1]
+
+
 def test_no_more_is_taken_at_once_than_a_segment_holds() -> None:
     disk = SimulatedDisk()
     refused = 0
@@ -820,6 +921,31 @@ def test_a_new_segment_is_on_the_disk_with_its_name_before_it_is_used(
     assert synced == expected
     directory.create(1, SMALL)
     assert synced == [*expected, expected[1]]
+
+
+@pytest.mark.parametrize("step", range(7))
+def test_a_reset_can_be_finished_by_another_between_any_two_steps_of_one(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    for number in range(1, 4):
+        directory.create(number, SMALL)
+    needed_id, steps = directory.announce(), itertools.count()
+
+    def interrupted(name: str) -> Callable[..., object]:
+        method = getattr(Path, name)
+
+        def run(*arguments: object) -> object:
+            if next(steps) == step:
+                finish_reset(directory, needed_id)
+            return method(*arguments)
+
+        return run
+
+    for name in ("read_text", "glob", "unlink", "rename", "exists"):
+        monkeypatch.setattr(Path, name, interrupted(name))
+    finish_reset(directory, needed_id)
+    assert next(steps) > step, "there was such a step"
+    assert (directory.numbers(), directory.log_id(), directory.announced()) == ([], needed_id, None)
 
 
 # ---- for people ----

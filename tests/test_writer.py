@@ -1,7 +1,8 @@
 """The flush queue against a real PostgreSQL: what is much is written in pieces."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from uuid import UUID
 
 import psycopg
@@ -16,7 +17,8 @@ from common.channel import Channel, Question
 from common.database import WRITER_LOCK, prepare_schema
 from common.engine import Engine
 from common.errors import Displaced, Unavailable
-from common.queries import empty_everything
+from common.model import Broker
+from common.queries import INSERT_BROKER, broker_row, empty_everything
 from common.writer import FLUSH_MAX, Flush, Writer
 
 AVERAGE = traffic.PROFILES["average"]
@@ -322,6 +324,142 @@ def test_whoever_empties_everything_does_not_wait_for_a_flush_for_ever(
         assert writer.pending() == 0
 
     uvloop.run(run())
+
+
+def test_who_is_cancelled_when_its_turn_comes_leaves_the_turn_to_others() -> None:
+    writer = opened("postgresql:///nobody-is-asked")
+
+    async def run() -> None:
+        async with writer._alone():
+            waiting = asyncio.create_task(writer.commit())
+            await asyncio.sleep(0)
+        while not writer._idle.locked():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        async with asyncio.timeout(PATIENCE_S / 2), writer._alone():
+            pass
+
+    uvloop.run(run())
+
+
+def test_a_stop_that_has_stored_everything_ends_well_while_its_database_is_lost(
+    new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = new_database()
+    prepare_schema(url)
+    writer = opened(url)
+
+    async def run() -> None:
+        async with asyncio.timeout(PATIENCE_S), writer.opened():
+            never, asked = asyncio.Event(), asyncio.Event()
+
+            async def hang(_: str) -> None:
+                asked.set()
+                await never.wait()
+
+            async with writer.flushing(nothing, lambda _: None, drain_s=0.05):
+                monkeypatch.setattr(Channel, "open", hang)
+                with psycopg.connect(url, autocommit=True) as connection:
+                    lose_session(connection)
+                await asked.wait()
+
+    uvloop.run(run())
+
+
+@contextmanager
+def kept_from_emptying(url: str) -> Iterator[None]:
+    """Whoever empties the tables in this time waits until it has passed."""
+    with psycopg.connect(url) as connection:
+        connection.execute("LOCK TABLE orders IN EXCLUSIVE MODE")
+        yield
+
+
+async def is_kept(url: str) -> None:
+    """Wait until somebody is."""
+    asked = b"SELECT 1 FROM pg_stat_activity WHERE query ~ '^TRUNCATE' AND wait_event_type = 'Lock'"
+    with psycopg.connect(url, autocommit=True) as connection:
+        while not connection.execute(asked).fetchall():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+
+
+async def empty(writer: Writer) -> None:
+    async with writer.emptied(lambda: empty_everything(None)):
+        pass
+
+
+def test_to_empty_everything_may_take_longer_than_a_flush(new_database: NewDatabase) -> None:
+    url = new_database()
+    prepare_schema(url)
+    writer = Writer(url, flush_interval_s=0.03, pending_max=10**6, patience_s=0.05)
+
+    async def run() -> None:
+        async with asyncio.timeout(PATIENCE_S / 2), writer.opened():
+            recorded(writer)
+            with kept_from_emptying(url):
+                emptying = asyncio.create_task(empty(writer))
+                await is_kept(url)
+                await asyncio.sleep(0.1)
+                assert not emptying.done()
+            await emptying
+            assert writer.pending() == writer.sequence == 0
+
+    uvloop.run(run())
+
+
+def test_what_took_too_long_to_empty_is_refused_and_ends_the_exchange_if_it_is_empty_in_the_end(
+    new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.writer.EMPTYING_MAX_S", 0.05)
+    url = new_database()
+    prepare_schema(url)
+    writer, over = opened(url), asyncio.Event()
+
+    async def run() -> None:
+        async with asyncio.timeout(PATIENCE_S / 2), writer.opened():
+            recorded(writer)
+            with kept_from_emptying(url):
+                emptying = asyncio.create_task(empty(writer))
+                await is_kept(url)
+                with pytest.raises(Unavailable):
+                    await emptying
+            assert writer.pending()
+            async with writer.flushing(nothing, lambda _: None, PATIENCE_S, lambda *_: over.set()):
+                await over.wait()
+
+    with pytest.raises(Displaced):
+        uvloop.run(run())
+    assert over.is_set(), "and not before"
+
+
+def test_a_broker_is_not_registered_with_a_database_that_is_another_exchanges_by_now(
+    new_database: NewDatabase,
+) -> None:
+    url = new_database()
+    prepare_schema(url)
+    writer, over = opened(url), asyncio.Event()
+    alice = Broker(1, "Alice", None, bytes(32), 0)
+
+    async def run() -> None:
+        async with asyncio.timeout(PATIENCE_S), writer.opened():
+            channel = writer._channel
+            assert channel
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute("UPDATE exchange_state SET generation = generation + 1")
+                lose_session(connection)
+                while not channel.closed:  # noqa: ASYNC110 - nobody tells
+                    await asyncio.sleep(0.01)
+                with pytest.raises(Unavailable) as refused:
+                    await writer.commit((INSERT_BROKER, broker_row(alice)))
+                assert isinstance(refused.value.__cause__, Displaced)
+                assert connection.execute("SELECT 1 FROM brokers").fetchall() == []
+            async with writer.flushing(nothing, lambda _: None, PATIENCE_S, lambda *_: over.set()):
+                await over.wait()
+
+    with pytest.raises(Displaced):
+        uvloop.run(run())
+    assert over.is_set(), "and not before"
 
 
 def test_who_waits_for_an_order_is_not_kept_when_everything_is_emptied(

@@ -126,11 +126,10 @@ class Directory:
         return self.path / f"{number:0{_DIGITS}d}{SUFFIX}"
 
     def _name_in(self, name: str) -> UUID | None:
-        path = self.path / name
-        if not path.exists():
-            return None
         try:
-            return UUID(path.read_text().strip())
+            return UUID((self.path / name).read_text().strip())
+        except FileNotFoundError:
+            return None  # processes of casev1 may rename it at the same time
         except ValueError:
             raise ValueError(f"its file {name} holds none") from None
 

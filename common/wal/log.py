@@ -28,15 +28,17 @@ from uuid import UUID
 from common.errors import Unavailable
 from common.model import Order
 from common.settling import Settling
+from common.waiting import within
 from common.wal import format
 from common.wal.disk import Disk, File
 from common.wal.format import BATCH_HEAD_BYTES, HEADER_BYTES, RECORD_MAX_BYTES, Record
 
 SEGMENT_BYTES = 16 << 20
 RETRY_S = 1.0
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 # What keeps a segment from being prepared for a while, and puts nothing in doubt: no room on the
 # disk, and no file or memory left for a process that has many connections.
-PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+PASSING = (*NO_ROOM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 # Fast is so many records in so many seconds, about seven times B3. What was measured stands in
 # docs/performance.md.
 BUSY_RECORDS, BUSY_S = 32, 0.005
@@ -69,7 +71,7 @@ class Log(Protocol):
 
     def settling(self) -> Settling | None:
         """The write by which all that has been accepted by now becomes as durable as promised;
-        None if it is. Raises Unavailable when it will never be."""
+        None if it is. Raises Unavailable when nobody can say when."""
         ...
 
     def absorbed(self, sequence: int) -> None:
@@ -160,6 +162,10 @@ class WriteAheadLog:
     ``on_failure`` is called when the disk has refused a write: what was in it may be there or not,
     so nothing more is written. It should end the process; if it does not, those who wait get the
     error.
+
+    Where a write found no room, which it can in a segment that has been prepared if the file system
+    compresses or copies on write, it is tried again until it does. Its commands have been carried
+    out, so they cannot be refused any more, and whoever sent them waits; others are refused.
     """
 
     durability = "wal"
@@ -192,8 +198,9 @@ class WriteAheadLog:
         self._stopping = asyncio.Event()
         self._gathering: list[Record] = []
         self._next_write = Settling()
-        # The one that is under way, if one is.
+        # The one that is under way, if one is, and whether it has found no room so far.
         self._write_under_way: Settling | None = None
+        self._lacks_room = False
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         # Segments that may go, oldest first, and what removes them.
         self._absorbed: deque[int] = deque()
@@ -253,6 +260,8 @@ class WriteAheadLog:
     def settling(self) -> Settling | None:
         if self._failed:
             raise Unavailable("the log has failed")
+        if self._lacks_room:
+            raise Unavailable("the disk of the log is full; retry later")
         return self._next_write if self._gathering else self._write_under_way
 
     async def settled(self) -> None:
@@ -294,11 +303,15 @@ class WriteAheadLog:
             return
         if self._write_under_way is None:
             self._close()
-        else:
+        elif self._file is not None:
             self._dropped, self._file = self._file, None
         self._offset = self._size
         self._chain = self._last_sequence = 0
-        await self.prepared()
+        if self._preparing is not None:
+            # So long that it is tried again with the room that was made. A disk that stays full
+            # must not hold up who resets, and with that the database.
+            with suppress(TimeoutError):
+                await within(2 * RETRY_S, self._preparing)
 
     async def prepared(self) -> None:
         """Wait until the segment after the present one is ready."""
@@ -337,6 +350,8 @@ class WriteAheadLog:
 
     def _is_full(self) -> bool:
         """Whether one more record might find no room."""
+        if self._lacks_room:
+            return True
         most = BATCH_HEAD_BYTES + RECORD_MAX_BYTES * (len(self._gathering) + 1)
         return most > self._size - (HEADER_BYTES if self._next else self._offset)
 
@@ -361,10 +376,17 @@ class WriteAheadLog:
         job = Job(self._file, self._offset, data)
         self._offset += len(data)
         self._records += len(records)
+        self._carry_out(job)
+
+    def _carry_out(self, job: Job) -> None:
         if self._is_quick():
-            self._done(*_carried_out(job))
+            self._done(job, *_carried_out(job))
         else:
             self._jobs.put(job)
+
+    def _try_again(self, job: Job) -> None:
+        if not self._stopping.is_set():
+            self._carry_out(job)
 
     def _begin_segment(self, after_sequence: int) -> bytes:
         """Go on in the segment that is ready; its header."""
@@ -383,11 +405,18 @@ class WriteAheadLog:
             self._file.close()
         self._file = None
 
-    def _done(self, took_ms: float, error: Exception | None) -> None:
+    def _done(self, job: Job, took_ms: float, error: Exception | None) -> None:
         """The disk has it, or something failed."""
         if self._dropped is not None:
             self._dropped.close()
-            self._dropped = None
+            self._dropped = error = None  # the segment is gone, and all that was in it
+        self._lacks_room = isinstance(error, OSError) and error.errno in NO_ROOM
+        if self._lacks_room:
+            # To sync again would not do, since the system may have forgotten what it could not
+            # write. The same bytes at the same place are right whatever the disk has of them.
+            log.warning("the log cannot be written (%s); trying again", error)
+            self._loop.call_later(RETRY_S, self._try_again, job)
+            return
         if error is not None:
             self._fail(error)
             return
@@ -431,7 +460,7 @@ class WriteAheadLog:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            self._loop.call_soon_threadsafe(self._done, *_carried_out(job))
+            self._loop.call_soon_threadsafe(self._done, job, *_carried_out(job))
 
     def _prepare(self, number: int) -> File:
         self._disk.create(number, self._size)

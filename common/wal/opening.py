@@ -18,7 +18,7 @@ from common.postgres import one_line
 from common.settings import Settings
 from common.wal.disk import Directory, locked
 from common.wal.format import Record, read_header
-from common.wal.log import PASSING, End, Log, NoLog, WriteAheadLog
+from common.wal.log import NO_ROOM, PASSING, End, Log, NoLog, WriteAheadLog
 from common.wal.recovery import Damaged, Foreign, finish_reset, recover, settle
 from common.writer import Writer
 
@@ -189,5 +189,8 @@ def unusable(path: Path, error: Exception) -> StartError:
             f"EXCHANGE_WAL_DIR: the log in {path} cannot be used, {error}. Nothing was changed. "
             f"See it with: python -m common.wal inspect {path}"
         )
-    reason = error.strerror if isinstance(error, OSError) else None
-    return StartError(f"EXCHANGE_WAL_DIR: the log in {path} cannot be used: {reason or error}")
+    reason = str(error)
+    if isinstance(error, OSError):
+        advice = ": make room on its disk" if error.errno in NO_ROOM else ""
+        reason = f"{error.strerror or error}{advice}"
+    return StartError(f"EXCHANGE_WAL_DIR: the log in {path} cannot be used: {reason}")
