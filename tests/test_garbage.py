@@ -14,8 +14,9 @@ import pytest
 from client import HOST, PATIENCE_S, Broker, Service, order_body
 from conftest import StartService
 
-# So many that it does not matter what a stop leaves of the three connections of the last round.
-FEW, MANY = 20, 150
+# So many that it does not matter what a stop leaves of the ten connections of the last round, 35
+# objects each.
+FEW, MANY = 20, 380
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -14,10 +14,11 @@ import pytest
 from IPython.display import Image, Markdown
 from synthetic import capacity_run, sensitivity_run
 
-from bench import agenda, notebook, notebook_cli, sensitivity
+from bench import agenda, capacity_report, notebook, notebook_cli, sensitivity, tables
 from bench.exchange_client import HarnessError
 from bench.service import ROOT
 
+RESULTS = ROOT / "results"
 CASES = ["v1", "v2", "v3"]
 PUBLISHED = agenda.Options(CASES, "publish", "average", 1, {}, repeats=3)
 QUICK = agenda.Options(CASES, "quick", "average", 1, {}, repeats=1)
@@ -87,6 +88,21 @@ def test_the_notebook_is_kept_as_it_was_executed_and_names_no_place() -> None:
     text = notebook_cli.NOTEBOOK.read_text()
     for place in (str(ROOT), str(Path.home()) + "/", "/tmp/", "site-packages"):
         assert place not in text
+
+
+def test_the_notebook_that_is_kept_shows_the_newest_runs() -> None:
+    kept = "".join(
+        output.data.get("text/markdown", "")
+        for cell in code_cells(notebook_cli.NOTEBOOK)
+        for output in cell.outputs
+    )
+    published = tables.published_with(notebook.run_to_show(RESULTS))
+    now = capacity_report.capacity_table(capacity_report.read_pooled(published).every)
+    for shown in (notebook.crashes_of, notebook.micro_of, notebook.sensitivity_of):
+        first = shown(RESULTS)[0]
+        assert isinstance(first, Markdown)
+        now.append(first.data.splitlines()[0])
+    assert [line for line in now if line not in kept] == []
 
 
 def executed(place: Path) -> list[Any]:
@@ -200,7 +216,7 @@ def test_what_has_been_measured_besides_is_shown_with_its_pictures(
 ) -> None:
     [missing] = shown(tmp_path)
     assert target in missing.data
-    parts = shown(ROOT / "results")
+    parts = shown(RESULTS)
     assert any(isinstance(part, Image) for part in parts)
     assert any(isinstance(part, Markdown) and "| " in part.data for part in parts)
 
