@@ -46,8 +46,7 @@ SLOWED_IN_A_ROW_MAX = 10
 
 
 class Run:
-    """A results directory that grows by one trial after the other. Raises HarnessError when it does
-    so by another process.
+    """A results directory that grows by one trial after the other.
 
     ``modules`` are run instead of the cases' own, by label. ``after_s`` is how long other runs will
     take after it, for the time that is left.
@@ -63,7 +62,6 @@ class Run:
         modules: dict[str, str] | None = None,
         after_s: float = 0.0,
     ) -> None:
-        records.claim(directory)
         self.directory = directory
         self.options = options
         self.done = trials.read(directory) if (directory / trials.FILE).exists() else []

@@ -204,6 +204,7 @@ def resumed(
     try:
         options = read_options(directory)
         records.check_same_machine(directory)
+        records.claim(directory)
         if repeats is not None:
             options = msgspec.structs.replace(
                 options, repeats=repeats, repeats_planned=options.repeats_planned or options.repeats

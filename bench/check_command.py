@@ -155,6 +155,7 @@ def _run(asked: argparse.Namespace, baseline: Baseline, printer: Printer) -> Run
     try:
         options, meta = read_options(asked.resume), _meta(asked.resume)
         records.check_same_machine(asked.resume)
+        records.claim(asked.resume)
         run = Run(asked.resume, options, printer.say, printer.live)
     except HarnessError as error:
         raise HarnessError(f"--resume: {error}") from None

@@ -74,7 +74,8 @@ def check_writable(results: Path) -> None:
 
 
 def new_directory(results: Path) -> Path:
-    """Make ``<utc>_<gitsha>_<machine>`` there, with a number behind it if that exists."""
+    """Make ``<utc>_<gitsha>_<machine>`` there, with a number behind it if that exists, for this
+    process alone."""
     stem = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}_{git_revision()}_{machine_slug(machine())}"
     number = 1
     while True:
@@ -84,6 +85,7 @@ def new_directory(results: Path) -> Path:
         except FileExistsError:
             number += 1
         else:
+            claim(directory)
             return directory
 
 

@@ -135,9 +135,7 @@ def _new(asked: argparse.Namespace) -> tuple[Path, Options]:
     # In their own order, whatever order they were given in.
     cases = [case for case in VERSIONS if case in asked.version]
     profiles = [profile for profile in PROFILES if profile in asked.profile]
-    directory = records.new_directory(asked.out)
-    records.claim(directory)
-    return directory, Options(cases, profiles, asked.seed, asked.pins)
+    return records.new_directory(asked.out), Options(cases, profiles, asked.seed, asked.pins)
 
 
 def _resumed(directory: Path) -> tuple[Path, Options]:
