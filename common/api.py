@@ -217,13 +217,13 @@ class Api:
         By a timer, not a task: a task is woken behind all requests that have come until then.
         """
         loop = asyncio.get_running_loop()
-        beats: list[asyncio.TimerHandle] = []
 
         def beat() -> None:
             self._overload.beat(time.monotonic(), time.process_time())
             beats[:] = [loop.call_later(BEAT_S, beat)]
 
-        beat()
+        self._overload.begin(time.monotonic(), time.process_time())
+        beats = [loop.call_later(BEAT_S, beat)]
         try:
             yield
         finally:

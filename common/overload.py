@@ -36,10 +36,14 @@ class Overload:
 
     def __init__(self, now_s: float, worked_s: float) -> None:
         self.is_behind = False
-        self._round_s = self._previous_round_s = now_s
-        self._worked_s = worked_s
         self._refused_s = now_s
         self._latest_late = deque[bool](maxlen=LATEST_BEATS)
+        self.begin(now_s, worked_s)
+
+    def begin(self, now_s: float, worked_s: float) -> None:
+        """Rounds count from now on. What the start worked before is no round, and kept nobody."""
+        self._round_s = self._previous_round_s = now_s
+        self._worked_s = worked_s
 
     def beat(self, now_s: float, worked_s: float) -> None:
         """To be called ``BEAT_S`` after the last time, by a loop that is not late."""
