@@ -14,11 +14,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bench.exchange_client import HarnessError
+from bench.exchange_client import CONNECT_PATIENCE_S, HarnessError
 from bench.http_client import Address
 
 STEP_S = 0.1
-CONNECT_PATIENCE_S = 5.0
 _FILES_KEPT_BACK = 200
 _READ_AT_ONCE = 1 << 20
 

@@ -108,10 +108,6 @@ class Findings(msgspec.Struct, frozen=True):
         return [*self.cases, *([self.null] if self.null else [])]
 
 
-Run = tuple[Options, Sequence[Record]]
-"""What was asked for, and all trials."""
-
-
 def found(options: Options, records: Sequence[Record]) -> Findings:
     """The findings of a run, whole or not; a case without trials that count is left out."""
     records = _own(options, records)
@@ -125,26 +121,20 @@ def found(options: Options, records: Sequence[Record]) -> Findings:
     return Findings(options.mode, options.profile, null, cases)
 
 
-def pooled(runs: Sequence[Run]) -> Findings:
+def pooled(runs: Sequence[tuple[Options, Sequence[Record]]]) -> Findings:
     """The findings of the last of several runs, with medians and ranges over the repeats of all.
 
     An hour differs from the next by more than the repeats within one.
     """
     last = found(*runs[-1])
+    own = [(options, _own(options, records)) for options, records in runs]
 
-    def over_all(one: Finding | None) -> Finding | None:
-        if one is None:
-            return None
-        searches = [
-            each
-            for options, records in runs
-            for each in _searches(options, _own(options, records), one.case).values()
-        ]
+    def over_all(one: Finding) -> Finding:
+        searches = [each for run in own for each in _searches(*run, one.case).values()]
         return msgspec.structs.replace(one, **_over(searches, last.profile))
 
-    return msgspec.structs.replace(
-        last, null=over_all(last.null), cases=list(filter(None, map(over_all, last.cases)))
-    )
+    null = over_all(last.null) if last.null else None
+    return msgspec.structs.replace(last, null=null, cases=[over_all(one) for one in last.cases])
 
 
 def _own(options: Options, records: Sequence[Record]) -> list[Record]:

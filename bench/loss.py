@@ -74,7 +74,7 @@ def modes(carried: Sequence[Finding], crashed: Mapping[Path, Sequence[Crash]]) -
     return [found[key] for key in sorted(found)]
 
 
-def of_one_rate(known: Sequence[Mode]) -> list[Mode]:
+def _of_one_rate(known: Sequence[Mode]) -> list[Mode]:
     """Those at the rate at which most modes were killed, of several such the lowest."""
     killed = Counter(mode.orders_per_s for mode in known)
     rate = min(killed, key=lambda each: (-killed[each], each), default=0)
@@ -111,7 +111,7 @@ def _row(mode: Mode) -> tuple[str, ...]:
 def chart(known: Sequence[Mode]) -> Figure:
     """A mark for each mode whose capacity is known, all killed at one rate: the range of the
     capacity, the losses of all crashes and their median."""
-    known = of_one_rate(known)
+    known = _of_one_rate(known)
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.subplots()
     figure.suptitle("What a crash costs, against what is carried", weight="bold")

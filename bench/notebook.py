@@ -86,8 +86,7 @@ def sensitivity_of(results: Path) -> list[Markdown | Image]:
 
 def crashes_of(results: Path) -> list[Markdown | Image]:
     """Table and chart of the newest run of crashes that is whole, or that there is none."""
-    runs = runs_of(crash.LAYOUT, results, whole=True)
-    run = runs[-1] if runs else None
+    run = newest_of(crash.LAYOUT, results, whole=True)
     crashes = crash_report.read(run) if run else []
     if run is None or not crashes:
         return [Markdown("No run is there yet; make one with `make bench-crash`.")]

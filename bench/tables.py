@@ -36,9 +36,11 @@ def newest_runs(results: Path = DEFAULT_DIRECTORY) -> list[Path]:
     return [*of_layout.values(), *newest(results).values()]
 
 
-def newest_of(layout: str, results: Path = DEFAULT_DIRECTORY) -> Path | None:
-    """The newest run of a layout."""
-    found = runs_of(layout, results)
+def newest_of(
+    layout: str, results: Path = DEFAULT_DIRECTORY, *, whole: bool = False
+) -> Path | None:
+    """The newest run of a layout; ``whole`` as in ``runs_of``."""
+    found = runs_of(layout, results, whole=whole)
     return found[-1] if found else None
 
 

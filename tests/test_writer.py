@@ -408,29 +408,39 @@ def test_to_empty_everything_may_take_longer_than_a_flush(new_database: NewDatab
     uvloop.run(run())
 
 
-def test_what_took_too_long_to_empty_is_refused_and_ends_the_exchange_if_it_is_empty_in_the_end(
-    new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("common.writer.EMPTYING_MAX_S", 0.05)
-    url = new_database()
-    prepare_schema(url)
-    writer, over = opened(url), asyncio.Event()
+def assert_displaced_after(writer: Writer, work: Callable[[], Awaitable[None]]) -> None:
+    """The work comes through, and then the writer finds that the database is another exchange's."""
+    over = asyncio.Event()
 
     async def run() -> None:
         async with asyncio.timeout(PATIENCE_S / 2), writer.opened():
-            recorded(writer)
-            with kept_from_emptying(url):
-                emptying = asyncio.create_task(empty(writer))
-                await is_kept(url)
-                with pytest.raises(Unavailable):
-                    await emptying
-            assert writer.pending()
+            await work()
             async with writer.flushing(nothing, lambda _: None, PATIENCE_S, lambda *_: over.set()):
                 await over.wait()
 
     with pytest.raises(Displaced):
         uvloop.run(run())
     assert over.is_set(), "and not before"
+
+
+def test_what_took_too_long_to_empty_is_refused_and_ends_the_exchange_if_it_is_empty_in_the_end(
+    new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.writer.EMPTYING_MAX_S", 0.05)
+    url = new_database()
+    prepare_schema(url)
+    writer = opened(url)
+
+    async def emptied_too_late() -> None:
+        recorded(writer)
+        with kept_from_emptying(url):
+            emptying = asyncio.create_task(empty(writer))
+            await is_kept(url)
+            with pytest.raises(Unavailable):
+                await emptying
+        assert writer.pending()
+
+    assert_displaced_after(writer, emptied_too_late)
 
 
 def test_a_broker_is_not_registered_with_a_database_that_is_another_exchanges_by_now(
@@ -438,28 +448,22 @@ def test_a_broker_is_not_registered_with_a_database_that_is_another_exchanges_by
 ) -> None:
     url = new_database()
     prepare_schema(url)
-    writer, over = opened(url), asyncio.Event()
-    alice = Broker(1, "Alice", None, bytes(32), 0)
+    writer, alice = opened(url), Broker(1, "Alice", None, bytes(32), 0)
 
-    async def run() -> None:
-        async with asyncio.timeout(PATIENCE_S), writer.opened():
-            channel = writer._channel
-            assert channel
-            with psycopg.connect(url, autocommit=True) as connection:
-                connection.execute("UPDATE exchange_state SET generation = generation + 1")
-                lose_session(connection)
-                while not channel.closed:  # noqa: ASYNC110 - nobody tells
-                    await asyncio.sleep(0.01)
-                with pytest.raises(Unavailable) as refused:
-                    await writer.commit((INSERT_BROKER, broker_row(alice)))
-                assert isinstance(refused.value.__cause__, Displaced)
-                assert connection.execute("SELECT 1 FROM brokers").fetchall() == []
-            async with writer.flushing(nothing, lambda _: None, PATIENCE_S, lambda *_: over.set()):
-                await over.wait()
+    async def registered_too_late() -> None:
+        channel = writer._channel
+        assert channel
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("UPDATE exchange_state SET generation = generation + 1")
+            lose_session(connection)
+            while not channel.closed:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.01)
+            with pytest.raises(Unavailable) as refused:
+                await writer.commit((INSERT_BROKER, broker_row(alice)))
+            assert isinstance(refused.value.__cause__, Displaced)
+            assert connection.execute("SELECT 1 FROM brokers").fetchall() == []
 
-    with pytest.raises(Displaced):
-        uvloop.run(run())
-    assert over.is_set(), "and not before"
+    assert_displaced_after(writer, registered_too_late)
 
 
 def test_who_waits_for_an_order_is_not_kept_when_everything_is_emptied(
