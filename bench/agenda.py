@@ -112,12 +112,8 @@ def slowed(options: Options, done: Sequence[Record]) -> dict[int, str]:
     if not least:
         return {}
     usual = pace.usual([one.paces for one in done])
-    shares = {one.number: pace.shares(one.paces, usual) for one in done}
-    return {
-        number: ", ".join(f"core {core} at {part:.0%}" for core, part in own.items())
-        for number, own in shares.items()
-        if any(part < least for part in own.values())
-    }
+    said = {one.number: pace.slow(one.paces, usual, least) for one in done}
+    return {number: cores for number, cores in said.items() if cores is not None}
 
 
 def counted(options: Options, done: Sequence[Record]) -> list[Record]:

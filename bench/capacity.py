@@ -6,14 +6,16 @@
 import contextlib
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench import bed, checking, evenness, records, traffic, trials
+from bench import bed, checking, evenness, pace, records, traffic, trials
 from bench.agenda import (
+    MODES,
     Options,
     Task,
     counted,
@@ -41,8 +43,9 @@ LAYOUT = "capacity-2"
 # client that sends the next order after a reply finds the service busier than it is: half is safe.
 START_SHARE_OF_SEEDING = 0.5
 NULL_START = 500.0
-# How many trials in a row may have to be made again, before the run is broken off.
-SLOWED_IN_A_ROW_MAX = 10
+# How long the machine may be too slow for a trial that counts, before the run is broken off.
+CALM_PATIENCE_S = 3600.0
+CALM_LOOK_S = 5.0
 
 
 class Run:
@@ -78,7 +81,7 @@ class Run:
 
         Raises HarnessError, also when an audit fails, and when the machine is slow for long.
         """
-        in_a_row = 0
+        counted_s = time.monotonic()
         with self._made:
             while (task := self._next()) is not None:
                 self._look_at_the_machine(task.repeat)
@@ -90,13 +93,30 @@ class Run:
                         f"AUDIT FAILED, the run is void: {one.case} at {one.rate:g} %: "
                         + "; ".join(one.faults)
                     )
-                in_a_row = 0 if slow is None else in_a_row + 1
-                if in_a_row == SLOWED_IN_A_ROW_MAX:
-                    raise HarnessError(
-                        f"the machine is too slow now: {in_a_row} trials in a row do not count "
-                        f"({slow} of its usual pace); go on when it is calm, with --resume "
-                        f"{os.path.relpath(self.directory)}"
-                    )
+                if slow is None:
+                    counted_s = time.monotonic()
+                else:
+                    self._wait_until_calm(counted_s)
+
+    def _wait_until_calm(self, since_s: float) -> None:
+        """Begin no trial while a core is slower than a trial that counts may find it.
+
+        Raises HarnessError when none has counted for too long, ``since_s`` by the monotonic clock.
+        """
+        least = MODES[self.options.mode].pace_min
+        while True:
+            seen = pace.alone(self._cores(), CALM_LOOK_S)
+            usual = pace.usual([*(one.paces for one in self.done), seen])
+            if (slow := pace.slow(seen, usual, least)) is None:
+                return
+            waited_s = time.monotonic() - since_s
+            if waited_s > CALM_PATIENCE_S:
+                raise HarnessError(
+                    f"the machine has been too slow for {waited_s / 60:.0f} minutes ({slow} of "
+                    "its usual pace): no trial counts; go on when it is calm, with --resume "
+                    f"{os.path.relpath(self.directory)}"
+                )
+            self._show(f"waiting until the machine is calm: {slow} of its usual pace")
 
     def _look_at_the_machine(self, repeat: int) -> None:
         """See once, before a repeat, how evenly it runs by itself."""

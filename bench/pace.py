@@ -58,6 +58,17 @@ def watching(cores: Sequence[Core]) -> Iterator[dict[str, list[Look]]]:
             seen[name] = _seen_by(loop, name)
 
 
+def alone(cores: Sequence[Core], seconds: float) -> dict[str, Pace]:
+    """How fast these cores are now, with nothing of ours at work on them.
+
+    Raises HarnessError like ``watching``.
+    """
+    begin_s = time.monotonic()
+    with watching(cores) as seen:
+        time.sleep(seconds)
+    return paces(seen, begin_s, time.monotonic())
+
+
 def paces(seen: Mapping[str, Sequence[Look]], begin_s: float, end_s: float) -> dict[str, Pace]:
     """The pace of each core between two instants, without those at which nobody looked then."""
     within = {
@@ -83,6 +94,14 @@ def usual(trials: Sequence[Paces]) -> dict[str, float]:
 def shares(trial: Paces, usual_: Mapping[str, float]) -> dict[str, float]:
     """How fast each core was in a trial, as a share of the usual."""
     return {name: each.mean / usual_[name] for name, each in trial.items()}
+
+
+def slow(trial: Paces, usual_: Mapping[str, float], least: float) -> str | None:
+    """The cores of a trial, or of a look, if one of them had less than that share of the usual."""
+    parts = shares(trial, usual_)
+    if all(part >= least for part in parts.values()):
+        return None
+    return ", ".join(f"core {core} at {part:.0%}" for core, part in parts.items())
 
 
 def _name(core: Core) -> str:

@@ -196,24 +196,54 @@ def null_done() -> list[Record]:
     return [*low, *high, *curve]
 
 
-@pytest.mark.alone
-def test_a_machine_that_stays_slow_ends_the_run_and_says_how_to_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(capacity, "SLOWED_IN_A_ROW_MAX", 2)
+def a_run_on_a_slow_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str], shown: list[str]
+) -> Run:
+    """One with a trial to be made, whose core seems slow beside the trials before it."""
     monkeypatch.setattr(capacity, "WARMUP_S", 0.2)
+    monkeypatch.setattr(capacity, "CALM_LOOK_S", 1.0)
     mode = structs.replace(agenda.MODES["quick"], pace_min=0.85)
     monkeypatch.setitem(agenda.MODES, "quick", mode)
     begun(tmp_path, {"null": [10.0]})
     for number in range(1, 5):
         fast = {"any": Pace(1e6, 1e6)}
         trials.append(tmp_path, a_trial(number=number, case="null", rate=5.0, paces=fast))
-    said: list[str] = []
     options = Options(
         [], "quick", "average", 1, {}, 1, search=False, points={"null": [10.0]}, trial_s=1.0
     )
-    run = Run(tmp_path, options, said.append, lambda _: None)
-    with pytest.raises(HarnessError, match=r"2 trials in a row do not count .*--resume"):
+    return Run(tmp_path, options, said.append, shown.append)
+
+
+@pytest.mark.alone
+def test_a_machine_that_stays_slow_ends_the_run_and_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity, "CALM_PATIENCE_S", 0.0)
+    said: list[str] = []
+    run = a_run_on_a_slow_machine(tmp_path, monkeypatch, said, [])
+    with pytest.raises(HarnessError, match=r"too slow for 0 minutes \(core any at .*--resume"):
         run.complete()
-    assert len(trials.read(tmp_path)) == 6
-    assert sum("does not count: core any at" in line for line in said) == 2
+    assert len(trials.read(tmp_path)) == 5
+    assert sum("does not count: core any at" in line for line in said) == 1
+
+
+@pytest.mark.alone
+def test_no_trial_is_begun_before_a_slow_machine_is_calm_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+
+    def looked(cores: Sequence[int | None], seconds: float) -> dict[str, Pace]:
+        looks.append(len(trials.read(tmp_path)))
+        if looks == [5, 5, 5, 6]:
+            raise KeyboardInterrupt
+        return {"any": Pace(1e6 if len(looks) == 3 else 1.0, 1e6)}
+
+    monkeypatch.setattr(pace, "alone", looked)
+    shown: list[str] = []
+    run = a_run_on_a_slow_machine(tmp_path, monkeypatch, [], shown)
+    with pytest.raises(KeyboardInterrupt):
+        run.complete()
+    assert looks == [5, 5, 5, 6]
+    waiting = "waiting until the machine is calm: core any at 0% of its usual pace"
+    assert shown.count(waiting) == 2
