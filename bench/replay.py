@@ -102,7 +102,7 @@ def order_id(sequence: int) -> int:
 
 def carry_out(engine: Engine, command: Command) -> Outcome:
     """Give a command to the engine as the cases do; a cancel of a closed order does nothing."""
-    ended = engine.expire(command.now_us)
+    ended = engine.expire(command.order.symbol, command.now_us)
     if not command.cancels:
         execution = engine.submit(command.order)
         return Outcome(ended, execution.trades, execution.makers)

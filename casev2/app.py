@@ -14,6 +14,7 @@ from common.loading import (
     load_retries,
 )
 from common.orders import OrdersById
+from common.periodic import every
 from common.retries import Retries
 from common.sequencer import Sequencer
 from common.settings import Settings
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 # The book is in the memory of one process.
 STATELESS = False
+SWEEP_INTERVAL_S = 0.02
 
 
 @asynccontextmanager
@@ -85,5 +87,8 @@ async def open_exchange(settings: Settings, database_url: str) -> AsyncIterator[
             time.monotonic() - started_s,
             writer.sequence,
         )
-        async with writer.flushing(exchange.sweep, saved, settings.drain_s, give_up):
+        async with (
+            writer.flushing(saved, settings.drain_s, give_up),
+            every(SWEEP_INTERVAL_S, exchange.sweep),
+        ):
             yield exchange

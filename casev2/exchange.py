@@ -4,11 +4,13 @@ An order is matched in the book and queued for the next flush, and the reply lea
 read is a statement, and sees what has been flushed.
 """
 
+from collections.abc import Sequence
+
 from common import queries
 from common.brokers import Brokers, hash_key, new_api_key
 from common.channel import Parameters, Row, Statement
 from common.database import Database, uuid_of
-from common.engine import Engine
+from common.engine import SWEPT_AT_LEAST, Engine
 from common.errors import Forbidden, NotFound
 from common.exchange import Health
 from common.ids import format_id
@@ -76,7 +78,7 @@ class Exchange:
 
     async def submit(self, key_hash: bytes, new_order: NewOrder) -> Receipt:
         broker = self._brokers.of(key_hash)
-        now_us = self._expire()
+        now_us = self._expire(new_order.symbol)
         earlier = self._retries.earlier(broker.id, new_order, now_us)
         if earlier is not None:
             return replayed(new_order, earlier)
@@ -87,12 +89,14 @@ class Exchange:
 
     async def cancel(self, key_hash: bytes, order_id: int) -> None:
         broker = self._brokers.of(key_hash)
-        now_us = self._expire()
         order = self._open_orders.get(order_id)
         owner_id = order.broker_id if order else await self._stored_owner(order_id)
         if owner_id is not None and owner_id != broker.id:
             raise Forbidden("the order belongs to another broker")
-        if order is not None and order.is_open:
+        if order is None:
+            return
+        now_us = self._expire(order.symbol)
+        if order.is_open:
             sequence = self._sequencer.cancel(order, now_us)
             self._close(order, sequence, now_us)
 
@@ -130,7 +134,9 @@ class Exchange:
         return Balance(format_id(broker.id), broker.name, int(rows[0][0]))
 
     async def sweep(self) -> None:
-        self._expire()
+        now_us = self._sequencer.now_us()
+        if self._writer.keeps_up():
+            self._record_ended(self._engine.sweep(now_us, SWEPT_AT_LEAST), now_us)
 
     def settling(self) -> Settling | None:
         return self._sequencer.settling()
@@ -167,16 +173,20 @@ class Exchange:
 
     def replay(self, record: Record) -> None:
         """Do again what was accepted before a crash. Raises KeyError for what is not there."""
-        self._expire_by(record.now_us)
         order_id = int.from_bytes(record.order_id)
-        self._sequencer.repeat(record.sequence, record.now_us, order_id)
         if isinstance(record, Submission):
             order = record.order()
             self._brokers.by_id[order.broker_id]  # a KeyError if there is none
-            self._match(order)
         else:
             order = self._open_orders[order_id]
+        self._expire_by(order.symbol, record.now_us)
+        self._sequencer.repeat(record.sequence, record.now_us, order_id)
+        if isinstance(record, Submission):
+            self._match(order)
+        elif order.is_open:
             self._close(order, record.sequence, record.now_us)
+        else:
+            raise KeyError(order.id)
 
     def _match(self, order: Order) -> None:
         self._retries.add(order)
@@ -194,14 +204,16 @@ class Exchange:
         del self._open_orders[order.id]
         self._writer.record_closed(sequence, [order], now_us)
 
-    def _expire(self) -> int:
-        """Close what has ended by now; the present instant."""
+    def _expire(self, symbol: str) -> int:
+        """Close what has ended by now in a book; the present instant."""
         now_us = self._sequencer.now_us()
-        self._expire_by(now_us)
+        self._expire_by(symbol, now_us)
         return now_us
 
-    def _expire_by(self, now_us: int) -> None:
-        ended = self._engine.expire(now_us)
+    def _expire_by(self, symbol: str, now_us: int) -> None:
+        self._record_ended(self._engine.expire(symbol, now_us), now_us)
+
+    def _record_ended(self, ended: Sequence[Order], now_us: int) -> None:
         if ended:
             for order in ended:
                 del self._open_orders[order.id]

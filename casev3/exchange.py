@@ -4,13 +4,15 @@ An order is matched in the book, recorded in the ledger and queued for the next 
 reply leaves at once. Every read is answered from memory.
 """
 
+from collections.abc import Sequence
+
 from msgspec import structs
 
 from common import queries
 from common.brokers import Brokers, hash_key, new_api_key
 from common.channel import Parameters, Row, Statement
 from common.database import Database, uuid_of
-from common.engine import Engine
+from common.engine import SWEPT_AT_LEAST, Engine
 from common.errors import Forbidden, NotFound
 from common.exchange import Health
 from common.ids import format_id
@@ -78,7 +80,7 @@ class Exchange:
 
     async def submit(self, key_hash: bytes, new_order: NewOrder) -> Receipt:
         broker = self._brokers.of(key_hash)
-        now_us = self._expire()
+        now_us = self._expire(new_order.symbol)
         earlier = self._retries.earlier(broker.id, new_order, now_us)
         if earlier is not None:
             return replayed(new_order, earlier)
@@ -89,37 +91,38 @@ class Exchange:
 
     async def cancel(self, key_hash: bytes, order_id: int) -> None:
         broker = self._brokers.of(key_hash)
-        now_us = self._expire()
         order = self._ledger.orders.get(order_id)
         owner_id = order.broker_id if order else await self._stored_owner(order_id)
         if owner_id is not None and owner_id != broker.id:
             raise Forbidden("the order belongs to another broker")
-        if order is not None and order.is_open:
+        if order is None:
+            return
+        now_us = self._expire(order.symbol)
+        if order.is_open:
             sequence = self._sequencer.cancel(order, now_us)
             self._close(order, sequence, now_us)
 
     async def order(self, key_hash: bytes, order_id: int) -> OrderDetail:
         broker = self._brokers.of(key_hash)
-        self._expire()
         order = self._ledger.orders.get(order_id)
         if order is None:
             owner_id, detail = await self._stored_order(order_id)
         else:
-            owner_id, detail = order.broker_id, detail_of(order, self._brokers.by_id)
+            owner_id, detail = order.broker_id, self._detail_of(order, self._sequencer.now_us())
         if owner_id != broker.id:
             raise Forbidden("the order belongs to another broker")
         return detail
 
     async def orders(self, key_hash: bytes, query: OrderQuery) -> OrderPage:
         broker = self._brokers.of(key_hash)
-        now_us = self._expire()
-        orders, until_id = self._ledger.page(broker.id, query)
-        details = {format_id(order.id): detail_of(order, self._brokers.by_id) for order in orders}
+        now_us = self._sequencer.now_us()
+        orders, until_id = self._ledger.page(broker.id, query, now_us)
+        details = {format_id(order.id): self._detail_of(order, now_us) for order in orders}
         newest_evicted = min(query.before_id - 1, self._ledger.evicted_until_id)
         full_without = len(orders) > query.limit and orders[-1].id > newest_evicted
         if query.status != "open" and newest_evicted >= max(until_id, 1) and not full_without:
             older = structs.replace(query, status="closed", before_id=newest_evicted + 1)
-            # What has ended by then is closed in memory too, and is as that says.
+            # What has ended by then counts as closed in memory too, and is as that says.
             stored, stored_until_id = await stored_page(self._ask, key_hash, older, now_us)
             details = {detail.id: detail for detail in stored} | details
             until_id = max(until_id, stored_until_id)
@@ -134,7 +137,7 @@ class Exchange:
 
     async def book(self, key_hash: bytes, symbol: str, depth: int) -> BookDepth:
         self._brokers.of(key_hash)
-        self._expire()
+        self._expire(symbol)
         book = self._engine.books.get(symbol)
         if book is None:
             return BookDepth(symbol, depth, [], [])
@@ -145,7 +148,10 @@ class Exchange:
         return Balance(format_id(broker.id), broker.name, self._ledger.balances.get(broker.id, 0))
 
     async def sweep(self) -> None:
-        self._ledger.evict(self._expire())
+        now_us = self._sequencer.now_us()
+        if self._writer.keeps_up():
+            self._record_ended(self._engine.sweep(now_us, SWEPT_AT_LEAST), now_us)
+        self._ledger.evict(now_us)
 
     def settling(self) -> Settling | None:
         return self._sequencer.settling()
@@ -182,18 +188,20 @@ class Exchange:
 
     def replay(self, record: Record) -> None:
         """Do again what was accepted before a crash. Raises KeyError for what is not there."""
-        self._expire_by(record.now_us)
         order_id = int.from_bytes(record.order_id)
-        self._sequencer.repeat(record.sequence, record.now_us, order_id)
         if isinstance(record, Submission):
             order = record.order()
             self._brokers.by_id[order.broker_id]  # a KeyError if there is none
-            self._match(order)
         else:
             order = self._ledger.orders[order_id]
-            if not order.is_open:
-                raise KeyError(order.id)
+        self._expire_by(order.symbol, record.now_us)
+        self._sequencer.repeat(record.sequence, record.now_us, order_id)
+        if isinstance(record, Submission):
+            self._match(order)
+        elif order.is_open:
             self._close(order, record.sequence, record.now_us)
+        else:
+            raise KeyError(order.id)
 
     def _match(self, order: Order) -> None:
         self._retries.add(order)
@@ -207,18 +215,23 @@ class Exchange:
         self._ledger.closed(order)
         self._writer.record_closed(sequence, [order], now_us)
 
-    def _expire(self) -> int:
-        """Close what has ended by now; the present instant."""
+    def _expire(self, symbol: str) -> int:
+        """Close what has ended by now in a book; the present instant."""
         now_us = self._sequencer.now_us()
-        self._expire_by(now_us)
+        self._expire_by(symbol, now_us)
         return now_us
 
-    def _expire_by(self, now_us: int) -> None:
-        ended = self._engine.expire(now_us)
+    def _expire_by(self, symbol: str, now_us: int) -> None:
+        self._record_ended(self._engine.expire(symbol, now_us), now_us)
+
+    def _record_ended(self, ended: Sequence[Order], now_us: int) -> None:
         if ended:
             for order in ended:
                 self._ledger.closed(order)
             self._writer.record_closed(self._sequencer.sequence, ended, now_us)
+
+    def _detail_of(self, order: Order, now_us: int) -> OrderDetail:
+        return detail_of(order, self._brokers.by_id, now_us)
 
     async def _stored_owner(self, order_id: int) -> int | None:
         """The broker of an order that has left memory, None when there is no such order."""

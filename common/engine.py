@@ -3,7 +3,7 @@
 Sequence number, id and time come in with each command. The engine has no clock, no chance and no
 I/O, so the same commands give the same trades, ids and books: on replay, on a replica, in a test.
 An order closes as expired at its ``valid_until`` exactly, no matter when that is noticed; therefore
-reading at any moment changes nothing either.
+reading at any moment changes nothing either, and each book needs to notice only when it is used.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,6 +26,8 @@ class Execution(NamedTuple):
 
 
 NO_TRADES = Execution((), ())
+# A sweep ends after so many orders, so that it keeps nobody waiting.
+SWEPT_AT_LEAST = 300
 
 
 class Engine:
@@ -39,7 +41,7 @@ class Engine:
     def submit(self, order: Order) -> Execution:
         """Match a new order and let the rest of it rest, if it may.
 
-        The caller has closed what ended before: ``expire(order.created_at_us)``.
+        The caller has closed what ended before: ``expire(order.symbol, order.created_at_us)``.
         """
         book = self.books.get(order.symbol)
         if book is None:
@@ -77,17 +79,30 @@ class Engine:
         self._expiry.discard(order)
         self._take_out(order, order.remaining_quantity)
 
-    def expire(self, now_us: int) -> Sequence[Order]:
-        """Close every order whose end has come by ``now_us``; these, first ended first.
+    def expire(self, symbol: str, now_us: int) -> Sequence[Order]:
+        """Close every order of a book whose end has come by ``now_us``; these, first ended first.
 
-        One comparison when there is none, however many orders rest.
+        Two comparisons when there is none, however many orders rest.
         """
-        if now_us < self._expiry.next_look_us:
-            return ()
-        ended = self._expiry.pop_due(now_us)
+        expiry = self._expiry
+        if now_us < expiry.next_second_us:
+            near = expiry.near.get(symbol)
+            if near is None or now_us < near[0][0]:
+                return ()
+        ended = expiry.pop_due(symbol, now_us)
         for order in ended:
             close(order, _EXPIRED, due(order))
             self._take_out(order, order.remaining_quantity)
+        return ended
+
+    def sweep(self, now_us: int, at_least: int) -> list[Order]:
+        """Close what has ended in books that nobody asks for, one after the other, until that are
+        so many orders, or all."""
+        ended: list[Order] = []
+        for symbol in self._expiry.symbols_due(now_us):
+            if len(ended) >= at_least:
+                break
+            ended += self.expire(symbol, now_us)
         return ended
 
     def clear(self) -> None:

@@ -78,7 +78,8 @@ class Exchange(Protocol):
         ...
 
     async def sweep(self) -> None:
-        """Close the orders that have ended, though nobody asks for them; called regularly."""
+        """Close orders that have ended, though nobody asks for them, some at a time; called
+        regularly."""
         ...
 
     def settling(self) -> Settling | None:

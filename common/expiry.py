@@ -1,9 +1,10 @@
-"""When orders end: a timing wheel with one far and one near part.
+"""When orders end: a timing wheel with one far and one near part, asked for one symbol at a time.
 
-An order due later lies in the bucket of its second, a dict, so that adding and removing it costs
-O(1) however many orders rest. Only when its second begins are the orders of that bucket put into
-a heap, which gives them back at their exact microsecond. As time goes on there is one bucket to
-look up each second, so the buckets need no order, and nothing ever walks the book.
+An order due later lies in the bucket of its second and symbol, so that adding and removing it costs
+O(1) however many orders rest. When a second begins, its buckets become near as they are; only when
+somebody asks for a symbol are its orders put into that symbol's heap, which gives them back at
+their exact microsecond. So orders that all end at the close of a day keep nobody waiting who asks
+for another symbol, and nothing ever walks the book.
 """
 
 import heapq
@@ -13,68 +14,111 @@ from common.model import Order
 
 _BUCKET_US = 1_000_000
 
+# Most buckets hold a single order, which needs no dict; several lie there by their ids.
+_Bucket = Order | dict[int, Order]
+# When to look at it, a number that no other one of that instant and symbol has, and what it is.
+_Near = tuple[int, int, _Bucket]
+
 
 class ExpiryWheel:
     """Open orders by the instant at which they end."""
 
     def __init__(self) -> None:
-        self._far: dict[int, dict[int, Order]] = {}
-        self._near: list[tuple[int, int, Order]] = []
-        self._near_until_bucket = -1
-        self.next_look_us = 0
+        self._far: dict[int, dict[str, _Bucket]] = {}
+        self._near_until_second = -1
+        # For who cannot spare a call: before this instant, and for a symbol that is not near or
+        # whose first instant is later, ``pop_due`` gives nothing back.
+        self.next_second_us = 0
+        self.near: dict[str, list[_Near]] = {}
 
     def add(self, order: Order) -> None:
         """Remember when the order ends. O(1)."""
         due_us = order.valid_until_us
         assert due_us is not None, "an order without an end never rests"
-        bucket = due_us // _BUCKET_US
-        if bucket <= self._near_until_bucket:
-            heapq.heappush(self._near, (due_us, order.sequence, order))
-            self.next_look_us = min(self.next_look_us, due_us)
+        second = due_us // _BUCKET_US
+        if second <= self._near_until_second:
+            self._push(order.symbol, (due_us, order.sequence, order))
             return
-        orders = self._far.get(bucket)
-        if orders is None:
-            self._far[bucket] = {order.id: order}
+        buckets = self._far.get(second)
+        if buckets is None:
+            self._far[second] = {order.symbol: order}
+            return
+        bucket = buckets.get(order.symbol)
+        if bucket is None:
+            buckets[order.symbol] = order
+        elif isinstance(bucket, Order):
+            buckets[order.symbol] = {bucket.id: bucket, order.id: order}
         else:
-            orders[order.id] = order
+            bucket[order.id] = order
 
     def discard(self, order: Order) -> None:
-        """Forget an order that was closed. O(1); one that ends this second is forgotten then."""
+        """Forget an order that was closed. O(1); one whose second has begun is forgotten when it
+        ends."""
         due_us = order.valid_until_us
         assert due_us is not None, "an order without an end never rests"
-        orders = self._far.get(due_us // _BUCKET_US)
-        if orders is None:
+        buckets = self._far.get(due_us // _BUCKET_US)
+        if buckets is None:
             return
-        orders.pop(order.id, None)
-        if not orders:
+        bucket = buckets.get(order.symbol)
+        if bucket is not order:
+            if not isinstance(bucket, dict):
+                return
+            bucket.pop(order.id, None)
+            if bucket:
+                return
+        del buckets[order.symbol]
+        if not buckets:
             del self._far[due_us // _BUCKET_US]
 
-    def pop_due(self, now_us: int) -> Sequence[Order]:
-        """Open orders that have ended by ``now_us``, first ended first. O(orders given back).
+    def pop_due(self, symbol: str, now_us: int) -> Sequence[Order]:
+        """Open orders of a symbol that have ended by ``now_us``, first ended first.
 
-        There are none before ``next_look_us``, so who is in a hurry looks at that first.
+        O(orders given back), and once a second O(symbols of the buckets that begin).
         """
-        bucket = now_us // _BUCKET_US
-        if bucket > self._near_until_bucket:
-            self._bring_near(bucket)
-        near, ended = self._near, []
+        if now_us >= self.next_second_us:
+            self._bring_near(now_us // _BUCKET_US)
+        near = self.near.get(symbol)
+        if near is None or near[0][0] > now_us:
+            return ()
+        ended = []
         while near and near[0][0] <= now_us:
-            order = heapq.heappop(near)[2]
-            if order.close_reason is None:
-                ended.append(order)
-        # What lies near ends before the next bucket begins.
-        self.next_look_us = near[0][0] if near else (self._near_until_bucket + 1) * _BUCKET_US
+            bucket = heapq.heappop(near)[2]
+            if isinstance(bucket, dict):
+                # As a list that is sorted they are a heap, and those of one instant are sorted.
+                near.extend((due(order), order.sequence, order) for order in bucket.values())
+                near.sort()
+            elif bucket.close_reason is None:
+                ended.append(bucket)
+        if not near:
+            del self.near[symbol]
         return ended
 
-    def _bring_near(self, bucket: int) -> None:
-        """Put the orders of all buckets up to this one into the heap."""
-        begun: Iterable[int] = range(self._near_until_bucket + 1, bucket + 1)
-        if bucket - self._near_until_bucket > len(self._far):  # a gap, as at the start
-            begun = [each for each in self._far if each <= bucket]
+    def symbols_due(self, now_us: int) -> list[str]:
+        """For which symbols ``pop_due`` may give something back. O(symbols that are near)."""
+        if now_us >= self.next_second_us:
+            self._bring_near(now_us // _BUCKET_US)
+        return [symbol for symbol, near in self.near.items() if near[0][0] <= now_us]
+
+    def _bring_near(self, second: int) -> None:
+        """Let all seconds up to this one begin."""
+        begun: Iterable[int] = range(self._near_until_second + 1, second + 1)
+        if second - self._near_until_second > len(self._far):  # a gap, as at the start
+            begun = [each for each in self._far if each <= second]
         for each in begun:
-            for order in self._far.pop(each, {}).values():
-                heapq.heappush(self._near, (due(order), order.sequence, order))
-        self._near_until_bucket = max(self._near_until_bucket, bucket)
+            for symbol, bucket in self._far.pop(each, {}).items():
+                if isinstance(bucket, dict):
+                    self._push(symbol, (each * _BUCKET_US, -1, bucket))
+                else:
+                    self._push(symbol, (due(bucket), bucket.sequence, bucket))
+        self._near_until_second = second
+        self.next_second_us = (second + 1) * _BUCKET_US
+
+    def _push(self, symbol: str, near: _Near) -> None:
+        known = self.near.get(symbol)
+        if known is None:
+            self.near[symbol] = [near]
+        else:
+            heapq.heappush(known, near)
 
 
 def due(order: Order) -> int:

@@ -14,6 +14,9 @@ from common.model import AVERAGE_TRADES_MAX, LOOKED_AT_MAX, Order, OrderQuery, P
 from common.orders import OrdersById
 from common.views import matches
 
+# So many orders at most leave at a time.
+EVICTED_MAX = 1000
+
 
 @dataclass(slots=True)
 class _History:
@@ -79,15 +82,15 @@ class Ledger:
         latest = list(islice(reversed(prices), trades))
         return Price(symbol, latest[0], sum(latest) // len(latest), len(latest))
 
-    def page(self, broker_id: int, query: OrderQuery) -> tuple[list[Order], int]:
-        """The newest kept orders that match, one more than a page at most, and down to which id was
-        looked; 0 where that was all. O(LOOKED_AT_MAX).
+    def page(self, broker_id: int, query: OrderQuery, now_us: int) -> tuple[list[Order], int]:
+        """The newest kept orders that match at that instant, one more than a page at most, and down
+        to which id was looked; 0 where that was all. O(LOOKED_AT_MAX).
         """
         found: list[Order] = []
         looked_at, until_id = self._looked_at(self._histories[broker_id], query)
         for order_id in looked_at:
             order = self.orders.get(order_id)
-            if order is not None and matches(order, query):
+            if order is not None and matches(order, query, now_us):
                 found.append(order)
                 if len(found) > query.limit:
                     return found, 0
@@ -107,12 +110,19 @@ class Ledger:
         self._closed.extend(order for order in orders if not order.is_open)
 
     def evict(self, now_us: int) -> int:
-        """Drop saved closed orders that are too old or too many; how many. O(dropped)."""
+        """Drop saved closed orders that are too old or too many; how many. O(EVICTED_MAX).
+
+        Called regularly, it gets to all of them, also where very many were closed at once.
+        """
         oldest_kept_us = now_us - self._closed_age_max_us
         count = 0
-        while self._closed and (
-            len(self._closed) > self._closed_count_max
-            or (self._closed[0].closed_at_us or 0) < oldest_kept_us
+        while (
+            count < EVICTED_MAX
+            and self._closed
+            and (
+                len(self._closed) > self._closed_count_max
+                or (self._closed[0].closed_at_us or 0) < oldest_kept_us
+            )
         ):
             self._drop(self._closed.popleft())
             count += 1

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from common.ids import format_id
 from common.model import (
     Broker,
+    CloseReason,
     Order,
     OrderDetail,
     OrderPage,
@@ -23,9 +24,17 @@ def receipt_of(order: Order) -> Receipt:
     )
 
 
-def detail_of(order: Order, brokers: Mapping[int, Broker]) -> OrderDetail:
-    """An order in memory, with its trades."""
+def reason_at(order: Order, now_us: int) -> CloseReason | None:
+    """Why an order is closed by then, None if it is open: what has ended may be noticed later."""
     until_us = order.valid_until_us
+    if order.is_open and until_us is not None and until_us <= now_us:
+        return CloseReason.EXPIRED
+    return order.close_reason
+
+
+def detail_of(order: Order, brokers: Mapping[int, Broker], now_us: int) -> OrderDetail:
+    """An order in memory as it is at that instant, with its trades."""
+    until_us, reason = order.valid_until_us, reason_at(order, now_us)
     return OrderDetail(
         id=format_id(order.id),
         side=order.side,
@@ -34,8 +43,8 @@ def detail_of(order: Order, brokers: Mapping[int, Broker]) -> OrderDetail:
         price=order.price,
         quantity=order.quantity,
         remaining_quantity=order.remaining_quantity,
-        status="open" if order.is_open else "closed",
-        close_reason=order.close_reason,
+        status="open" if reason is None else "closed",
+        close_reason=reason,
         valid_until=None if until_us is None else to_datetime(until_us),
         created_at=to_datetime(order.created_at_us),
         trades=[_side_of(trade, order, brokers) for trade in order.trades],
@@ -54,11 +63,11 @@ def _side_of(trade: Trade, order: Order, brokers: Mapping[int, Broker]) -> Trade
     )
 
 
-def matches(order: Order, query: OrderQuery) -> bool:
-    """Whether a listing shows the order."""
+def matches(order: Order, query: OrderQuery, now_us: int) -> bool:
+    """Whether a listing at that instant shows the order."""
     if query.symbol is not None and order.symbol != query.symbol:
         return False
-    return query.status is None or order.is_open == (query.status == "open")
+    return query.status is None or (reason_at(order, now_us) is None) == (query.status == "open")
 
 
 def page_of(details: Iterable[OrderDetail], limit: int, until_id: int) -> OrderPage:

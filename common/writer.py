@@ -13,7 +13,7 @@ import logging
 import statistics
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -41,6 +41,8 @@ AGES_KEPT = 1000  # half a minute of flushes
 # So many changes at most are made ready at once. That costs 1.3 us each, in which the event loop
 # answers nobody, and all that gathers while a flush is slow would cost it in one piece.
 FLUSH_MAX = 1000
+# With so many changes waiting, those that could also come later do.
+KEPT_UP_MAX = 4 * FLUSH_MAX
 _LOCK = statement_of(f"SELECT pg_try_advisory_lock({WRITER_LOCK})")
 
 # How a session ends, or is not to be had.
@@ -132,6 +134,10 @@ class Writer:
         """Whether all commands are in the database, and it reaches so far."""
         return not self.pending() and self.flushed_sequence >= max(self.sequence, sequence)
 
+    def keeps_up(self) -> bool:
+        """Whether there is room for changes that nobody waits for."""
+        return self.pending() < KEPT_UP_MAX
+
     def pending(self) -> int:
         """Changes that are not in the database yet."""
         return len(self._batch.changes) + self._taken
@@ -201,20 +207,18 @@ class Writer:
     @asynccontextmanager
     async def flushing(
         self,
-        before: Callable[[], Awaitable[None]],
         on_saved: Callable[[Flush], None],
         drain_s: float,
         on_failure: Callable[[str, BaseException], object] = lambda what, error: None,
     ) -> AsyncIterator[None]:
-        """Flush regularly, each time after ``before()`` and before ``on_saved(flush)``; at the end
-        everything that is left.
+        """Flush regularly, each time before ``on_saved(flush)``; at the end all that is left.
 
         ``on_failure`` is called with what is wrong as soon as nothing will be flushed any more; it
         should end the process. Raises StartError with the number of changes left when the end takes
         more than ``drain_s``.
         """
         self._stopping.clear()
-        task = asyncio.create_task(self._run(before, on_saved))
+        task = asyncio.create_task(self._run(on_saved))
 
         def ended(task: asyncio.Task[None]) -> None:
             if not task.cancelled() and (error := task.exception()) is not None:
@@ -290,9 +294,7 @@ class Writer:
                 raise _too_late() from error
             raise
 
-    async def _run(
-        self, before: Callable[[], Awaitable[None]], on_saved: Callable[[Flush], None]
-    ) -> None:
+    async def _run(self, on_saved: Callable[[Flush], None]) -> None:
         due_s = time.monotonic()
         while not self._stopping.is_set() or self.pending():
             if not self._flushes:
@@ -302,7 +304,6 @@ class Writer:
                         await self._stopping.wait()
                 if not self._stopping.is_set():
                     self._loop_lag_ms = max(0.0, time.monotonic() - due_s) * 1000
-            await before()
             async with self._idle:
                 if self.pending():
                     on_saved(await self._flush())

@@ -464,6 +464,26 @@ def test_many_orders_end_in_the_same_instant(service: Service, alice: Broker) ->
     assert alice.listed("status=open") == []
 
 
+def test_the_orders_of_many_symbols_end_in_the_same_instant(
+    service: Service, alice: Broker, bob: Broker
+) -> None:
+    until = datetime.now(UTC) + timedelta(seconds=4)
+    symbols = [f"CLOSE{number}" for number in range(30)]
+    order = {"side": "ask", "quantity": 1, "price": 100, "valid_until": until.isoformat()}
+    placed = alice.place_all([{**order, "symbol": symbol} for symbol in symbols * 10])
+    ids = {receipt["order_id"] for receipt in placed}
+    eventually(lambda: datetime.now(UTC) > until, 10)
+    # More than are closed before anybody asks, so some are shown as closed before they are.
+    assert alice.listed("status=open") == []
+    closed = alice.listed("status=closed")
+    assert {each["id"] for each in closed} == ids
+    assert {each["close_reason"] for each in closed} == {"expired"}
+    assert {alice.detail(each)["close_reason"] for each in list(ids)[::30]} == {"expired"}
+    assert [bob.book(symbol).json["asks"] for symbol in symbols] == [[]] * len(symbols)
+    count = "SELECT count(*) FROM orders WHERE close_reason = 'expired' AND closed_at = valid_until"
+    eventually(lambda: service.sql(count) == [(len(ids),)], 10)
+
+
 # ---- what is kept ----
 
 NASTY = [

@@ -1,6 +1,6 @@
 """The engine against the reference, after every step of random commands."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -13,6 +13,7 @@ from reference import ReferenceExchange
 
 from common.book import Book
 from common.engine import Engine
+from common.expiry import due
 from common.matching import close
 from common.model import (
     BOOK_DEPTH_MAX,
@@ -25,11 +26,13 @@ from common.model import (
     Side,
     Trade,
 )
+from common.views import reason_at
 
 START_US = 1_700_000_000_000_000
 SECOND_US = 1_000_000
 SYMBOLS = ("ABC", "XYZ")
 BROKERS = (1, 2, 3)
+ALL = 10**9
 
 
 def new_order(
@@ -50,6 +53,14 @@ def accepted(asked: NewOrder, sequence: int, now_us: int, broker_id: int = 1) ->
 def book_of(engine: Engine, symbol: str, depth: int = BOOK_DEPTH_MAX) -> BookDepth:
     book = engine.books.get(symbol, Book())
     return BookDepth(symbol, depth, book.asks.depth(depth), book.bids.depth(depth))
+
+
+def as_of(order: Order, now_us: int) -> dict[str, object]:
+    """How it stands at that instant, though nobody may have noticed yet that it has ended."""
+    stands = asdict(order)
+    if order.is_open and reason_at(order, now_us) is not None:
+        stands |= {"close_reason": CloseReason.EXPIRED, "closed_at_us": order.valid_until_us}
+    return stands
 
 
 def balance_of(trades: list[Trade], broker_id: int) -> int:
@@ -85,6 +96,8 @@ class EngineAgainstReference(RuleBasedStateMachine):
         self.trades: list[Trade] = []
         self.now_us = START_US
         self.sequence = 0
+        # Whose books have noticed by now what has ended.
+        self.looked_at: Sequence[str] = SYMBOLS
 
     @rule(
         symbol=symbols,
@@ -108,7 +121,8 @@ class EngineAgainstReference(RuleBasedStateMachine):
         self.sequence += 1
         order = accepted(asked, self.sequence, self.now_us, broker_id)
         self.orders[order.id] = order
-        self.engine.expire(self.now_us)
+        self.engine.expire(symbol, self.now_us)
+        self.looked_at = [symbol]
         trades, makers = self.engine.submit(order)
         self.trades.extend(trades)
         assert [maker.id for maker in makers] == [trade.maker_order_id for trade in trades]
@@ -123,13 +137,14 @@ class EngineAgainstReference(RuleBasedStateMachine):
     @rule(choice=st.integers(0, 1000))
     def cancel(self, choice: int) -> None:
         """As an exchange does: what has ended or is closed already stays as it is."""
-        self.engine.expire(self.now_us)
         resting = sorted(self.engine.resting(), key=lambda order: order.id)
         # Mostly an open order, now and then one that may be closed.
         orders = resting if resting and choice % 4 else list(self.orders.values())
         if not orders:
             return
         order = orders[choice % len(orders)]
+        self.engine.expire(order.symbol, self.now_us)
+        self.looked_at = [order.symbol]
         if order.is_open:
             self.engine.cancel(order, self.now_us)
         self.reference.cancel(order.id, self.now_us)
@@ -137,8 +152,19 @@ class EngineAgainstReference(RuleBasedStateMachine):
     @rule(pause_us=pauses_us)
     def expire(self, pause_us: int) -> None:
         self.now_us += pause_us
-        ended = [order.id for order in self.engine.expire(self.now_us)]
-        assert ended == [order.id for order in self.reference.expire(self.now_us)]
+        self.reference.expire(self.now_us)
+        self.looked_at = []
+
+    @rule(at_least=st.sampled_from([1, 2, ALL]))
+    def sweep(self, at_least: int) -> None:
+        late = [order for order in self.engine.resting() if reason_at(order, self.now_us)]
+        ended = self.engine.sweep(self.now_us, at_least)
+        assert len(ended) >= min(at_least, len(late))
+        for symbol in SYMBOLS:
+            of_symbol = [order for order in late if order.symbol == symbol]
+            of_symbol.sort(key=lambda order: (due(order), order.sequence))
+            assert [order for order in ended if order.symbol == symbol] in ([], of_symbol)
+        self.looked_at = SYMBOLS if at_least == ALL else []
 
     @invariant()
     def the_engine_is_sound(self) -> None:
@@ -148,14 +174,13 @@ class EngineAgainstReference(RuleBasedStateMachine):
     def orders_are_equal(self) -> None:
         assert self.orders.keys() == self.reference.orders.keys()
         for order in self.orders.values():
-            assert asdict(order) == asdict(self.reference.orders[order.id])
-        assert {order.id for order in self.engine.resting()} == {
-            order.id for order in self.reference.resting
-        }
+            assert as_of(order, self.now_us) == asdict(self.reference.orders[order.id])
+        resting = [order for order in self.engine.resting() if not reason_at(order, self.now_us)]
+        assert {order.id for order in resting} == {order.id for order in self.reference.resting}
 
     @invariant()
     def books_are_equal(self) -> None:
-        for symbol in SYMBOLS:
+        for symbol in self.looked_at:
             for depth in (1, BOOK_DEPTH_MAX):
                 assert book_of(self.engine, symbol, depth) == self.reference.book(symbol, depth)
             for side in Side:
@@ -209,17 +234,25 @@ def replay(commands: list[Command], looks: list[int]) -> tuple[object, ...]:
     for number, command in enumerate(commands):
         for look_us in looks[number::7]:
             # Any instant between this command and the next; the past too.
-            engine.expire(now_us + min(look_us, command.pause_us))
+            until_us = now_us + min(look_us, command.pause_us)
+            if look_us % 3:
+                engine.expire(SYMBOLS[look_us % 2], until_us)
+            else:
+                engine.sweep(until_us, 1 if look_us % 2 else ALL)
             engine.check()
         now_us += command.pause_us
-        engine.expire(now_us)
         if command.asked is not None:
             *what, span_us = command.asked
             asked = new_order(*what, end_us=now_us + span_us)  # type: ignore[arg-type, misc]
             orders.append(accepted(asked, len(orders) + 1, now_us, len(orders) % 3))
+            engine.expire(asked.symbol, now_us)
             trades.extend(engine.submit(orders[-1]).trades)
-        elif orders and orders[command.cancelled % len(orders)].is_open:
-            engine.cancel(orders[command.cancelled % len(orders)], now_us)
+        elif orders:
+            order = orders[command.cancelled % len(orders)]
+            engine.expire(order.symbol, now_us)
+            if order.is_open:
+                engine.cancel(order, now_us)
+    engine.sweep(now_us, ALL)
     engine.check()
     books = [book_of(engine, symbol) for symbol in SYMBOLS]
     return trades, [asdict(order) for order in orders], books, engine.open_count
@@ -256,7 +289,7 @@ def test_an_order_whose_own_end_has_come_trades_no_more() -> None:
 def test_an_order_expires_at_its_end_no_matter_when_that_is_noticed(late_us: int) -> None:
     engine = Engine()
     order = resting(engine)
-    assert list(engine.expire(START_US + 10 * SECOND_US + late_us)) == [order]
+    assert list(engine.expire("ABC", START_US + 10 * SECOND_US + late_us)) == [order]
     assert order.closed_at_us == START_US + 10 * SECOND_US
     assert order.close_reason is CloseReason.EXPIRED
 
@@ -271,7 +304,7 @@ def test_a_book_without_orders_is_dropped() -> None:
 def test_a_filled_order_does_not_expire() -> None:
     engine = Engine()
     maker, taker = resting(engine), resting(engine, 2, Side.ASK)
-    assert list(engine.expire(START_US + 60 * SECOND_US)) == []
+    assert list(engine.expire("ABC", START_US + 60 * SECOND_US)) == []
     assert {maker.close_reason, taker.close_reason} == {CloseReason.FILLED}
 
 
@@ -293,7 +326,7 @@ def test_an_order_that_rests_again_keeps_what_it_had() -> None:
     after.check()
     assert book_of(after, "ABC") == book_of(before, "ABC")
     assert book_of(after, "ABC").bids == [Level(10, 8, 2)]
-    assert list(after.expire(START_US + 10 * SECOND_US)) == [first, second]
+    assert list(after.expire("ABC", START_US + 10 * SECOND_US)) == [first, second]
 
 
 def test_a_cleared_engine_knows_no_order() -> None:
@@ -302,7 +335,7 @@ def test_a_cleared_engine_knows_no_order() -> None:
     engine.clear()
     engine.check()
     assert not engine.books
-    assert list(engine.expire(START_US + 60 * SECOND_US)) == []
+    assert list(engine.expire("ABC", START_US + 60 * SECOND_US)) == []
 
 
 # ---- every invariant, corrupted on its own ----

@@ -74,10 +74,11 @@ def listed(
     status: str | None = None,
     symbol: str | None = None,
     before_id: int = ID_END,
+    now_us: int = NOW_US,
 ) -> list[int]:
     """The ids that a listing shows, as an exchange reads it."""
     query = OrderQuery(status, symbol, 500, before_id)  # type: ignore[arg-type]
-    orders, until_id = ledger.page(broker_id, query)
+    orders, until_id = ledger.page(broker_id, query, now_us)
     assert until_id == 0
     return [item.id for item in orders]
 
@@ -209,12 +210,12 @@ def test_pages_that_each_look_at_few_orders_show_all_that_match_once(
     before_id = ID_END
     while before_id:
         query = OrderQuery(status, symbol, limit, before_id)  # type: ignore[arg-type]
-        found, until_id = ledger.page(1, query)
+        found, until_id = ledger.page(1, query, NOW_US)
         ids = [item.id for item in found][:limit]
         shown += ids
         before_id = ids[-1] if len(found) > limit else until_id
     everything = OrderQuery(status, symbol, 500, ID_END)  # type: ignore[arg-type]
-    assert shown == [item.id for item in reversed(orders) if matches(item, everything)]
+    assert shown == [item.id for item in reversed(orders) if matches(item, everything, NOW_US)]
 
 
 def test_a_listing_can_be_of_one_symbol() -> None:
@@ -223,6 +224,18 @@ def test_a_listing_can_be_of_one_symbol() -> None:
         ledger.add(order(number, symbol=symbol))
     assert listed(ledger, symbol="ABC") == [3, 1]
     assert listed(ledger, symbol="ABC", status="open") == [3, 1]
+
+
+def test_an_order_is_listed_as_closed_from_its_end_on_though_nobody_has_noticed() -> None:
+    ledger = ledger_of()
+    item = order(1)
+    ledger.add(item)
+    assert item.valid_until_us is not None
+    for late_us, status in ((-1, "open"), (0, "closed"), (1, "closed")):
+        for asked in ("open", "closed"):
+            expected = [1] if asked == status else []
+            assert listed(ledger, status=asked, now_us=item.valid_until_us + late_us) == expected
+    assert item.is_open
 
 
 def test_an_order_that_closed_at_once_is_never_listed_as_open() -> None:
@@ -262,6 +275,13 @@ def test_the_oldest_closed_orders_leave_when_there_are_too_many() -> None:
     assert ledger.evict(NOW_US) == 3
     assert set(ledger.orders) == {4, 5}
     assert ledger.evict(NOW_US) == 0
+
+
+def test_of_very_many_that_may_leave_some_leave_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.ledger.EVICTED_MAX", 2)
+    ledger = ledger_of(closed_count_max=0)
+    filled(ledger, range(1, 6))
+    assert [ledger.evict(NOW_US) for _ in range(4)] == [2, 2, 1, 0]
 
 
 def test_an_open_order_never_leaves() -> None:
@@ -372,5 +392,5 @@ def test_listings_agree_with_a_plain_list(steps: list[tuple[str, int]], count_ma
             query = OrderQuery(status, None, 500, ID_END)
             for broker_id in (1, 2):
                 own = [item for item in reversed(kept) if item.broker_id == broker_id]
-                expected = [item.id for item in own if matches(item, query)]
+                expected = [item.id for item in own if matches(item, query, NOW_US)]
                 assert listed(ledger, broker_id=broker_id, status=status) == expected

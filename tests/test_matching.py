@@ -133,7 +133,7 @@ def test_from_its_end_on_an_order_never_trades(late_us: int, trades: int) -> Non
     engine.submit(maker)
     incoming = taker(BID, 1, None)
     incoming.created_at_us = END_US + late_us
-    engine.expire(incoming.created_at_us)
+    engine.expire("ABC", incoming.created_at_us)
     assert len(engine.submit(incoming).trades) == trades
     assert maker.close_reason is (CloseReason.FILLED if trades else CloseReason.EXPIRED)
 

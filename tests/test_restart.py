@@ -4,7 +4,7 @@ The exchanges of the cases on a real PostgreSQL, with the commands that a log wo
 """
 
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import Any
@@ -61,7 +61,7 @@ class History:
         engine = Engine()
         for place, (what, side, price, quantity, life) in enumerate(commands):
             now_us, sequence = START_US + place, len(self.records) + 1
-            engine.expire(now_us)
+            engine.expire("ABC", now_us)
             resting = sorted(engine.resting(), key=lambda order: order.id)
             if what == "cancel" and resting:
                 order = resting[quantity % len(resting)]
@@ -98,7 +98,6 @@ def crashing(pieces: int) -> type[Writer]:
         @asynccontextmanager
         async def flushing(
             self,
-            before: Callable[[], Awaitable[None]],
             on_saved: Callable[[Flush], None],
             drain_s: float,
             on_failure: Callable[[str, BaseException], object] = print,

@@ -791,7 +791,7 @@ def open_orders(engine: Engine) -> dict[int, Order]:
 
 def carry_out(engine: Engine, record: Record) -> list[tuple[int, int, int]]:
     """What a record does: its trades."""
-    engine.expire(record.now_us)
+    engine.sweep(record.now_us, 10**9)
     if isinstance(record, Submission):
         trades = engine.submit(record.order()).trades
         return [(trade.id, trade.price, trade.quantity) for trade in trades]

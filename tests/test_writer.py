@@ -19,7 +19,7 @@ from common.engine import Engine
 from common.errors import Displaced, Unavailable
 from common.model import Broker
 from common.queries import INSERT_BROKER, broker_row, empty_everything
-from common.writer import FLUSH_MAX, Flush, Writer
+from common.writer import FLUSH_MAX, KEPT_UP_MAX, Flush, Writer
 
 AVERAGE = traffic.PROFILES["average"]
 PATIENCE_S = 30.0
@@ -46,10 +46,6 @@ def record(writer: Writer, command: Command, outcome: Outcome) -> None:
         writer.record(order.sequence, order, outcome.trades, outcome.touched, ())
 
 
-async def nothing() -> None:
-    """All is durable."""
-
-
 def opened(url: str) -> Writer:
     return Writer(url, flush_interval_s=0.03, pending_max=10**6, patience_s=PATIENCE_S)
 
@@ -59,7 +55,7 @@ def flush_all(writer: Writer, on_saved: Callable[[Flush], None]) -> None:
         async with (
             asyncio.timeout(PATIENCE_S),
             writer.opened(),
-            writer.flushing(nothing, on_saved, PATIENCE_S),
+            writer.flushing(on_saved, PATIENCE_S),
         ):
             recorded(writer)
 
@@ -91,6 +87,29 @@ def test_what_has_gathered_is_written_in_pieces_that_each_fit_together(
     assert reached[-1] == writer.sequence
 
 
+def test_what_could_also_come_later_does_while_much_waits(new_database: NewDatabase) -> None:
+    url = new_database()
+    prepare_schema(url)
+    writer = opened(url)
+    assert writer.keeps_up()
+    kept_up: list[bool] = []
+
+    def saved(flush: Flush) -> None:
+        kept_up.append(writer.keeps_up())
+
+    async def run() -> None:
+        async with asyncio.timeout(PATIENCE_S), writer.opened():
+            recorded(writer)
+            assert writer.pending() >= KEPT_UP_MAX
+            assert not writer.keeps_up()
+            async with writer.flushing(saved, PATIENCE_S):
+                pass
+
+    uvloop.run(run())
+    assert kept_up == sorted(kept_up)
+    assert kept_up[-1]
+
+
 def test_who_waits_for_an_order_waits_for_its_last_change(
     new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,7 +125,7 @@ def test_who_waits_for_an_order_waits_for_its_last_change(
             engine.cancel(first, first.created_at_us)
             writer.record_closed(writer.sequence, [first], first.created_at_us)
             waiting = asyncio.create_task(writer.until_stored(first.id))
-            async with writer.flushing(nothing, lambda _: None, PATIENCE_S):
+            async with writer.flushing(lambda _: None, PATIENCE_S):
                 await waiting
                 assert writer.flushed_sequence == writer.sequence
         return UUID(int=first.id)
@@ -155,7 +174,7 @@ def test_nobody_is_kept_waiting_while_what_is_older_waits_too_long(
             order_id = next(recorded(writer).resting()).id
             with pytest.raises(Unavailable):
                 await writer.until_stored(order_id)
-            async with writer.flushing(nothing, lambda _: None, PATIENCE_S):
+            async with writer.flushing(lambda _: None, PATIENCE_S):
                 pass
             await writer.until_stored(order_id)
 
@@ -209,7 +228,7 @@ def test_who_has_lost_the_database_to_another_exchange_says_so_and_tries_no_more
                 said.append(f"{what}: {error}")
                 over.set()
 
-            async with writer.flushing(nothing, lambda _: None, PATIENCE_S, failed):
+            async with writer.flushing(lambda _: None, PATIENCE_S, failed):
                 await over.wait()
 
     with pytest.raises(Displaced):
@@ -238,7 +257,7 @@ def test_a_lost_session_is_noticed_where_nothing_is_to_be_written(
         async with (
             asyncio.timeout(PATIENCE_S),
             writer.opened(),
-            writer.flushing(nothing, lambda _: None, PATIENCE_S, lambda *_: over.set()),
+            writer.flushing(lambda _: None, PATIENCE_S, lambda *_: over.set()),
         ):
             with psycopg.connect(url, autocommit=True) as connection:
                 if is_displaced:
@@ -277,7 +296,7 @@ def test_a_reset_whose_reply_is_lost_ends_the_exchange_if_it_came_through(
         async with (
             asyncio.timeout(PATIENCE_S),
             writer.opened(),
-            writer.flushing(nothing, lambda _: None, PATIENCE_S, lambda *_: over.set()),
+            writer.flushing(lambda _: None, PATIENCE_S, lambda *_: over.set()),
         ):
             with monkeypatch.context() as patch:
                 patch.setattr(Channel, "finish", lost)
@@ -315,7 +334,7 @@ def test_whoever_empties_everything_does_not_wait_for_a_flush_for_ever(
             with monkeypatch.context() as patch:
                 patch.setattr(Channel, "finish", slowly)
                 recorded(writer)
-                async with writer.flushing(nothing, lambda _: None, PATIENCE_S):
+                async with writer.flushing(lambda _: None, PATIENCE_S):
                     await asked.wait()
                     with pytest.raises(Unavailable):
                         async with writer.emptied(lambda: empty_everything(None)):
@@ -359,7 +378,7 @@ def test_a_stop_that_has_stored_everything_ends_well_while_its_database_is_lost(
                 asked.set()
                 await never.wait()
 
-            async with writer.flushing(nothing, lambda _: None, drain_s=0.05):
+            async with writer.flushing(lambda _: None, drain_s=0.05):
                 monkeypatch.setattr(Channel, "open", hang)
                 with psycopg.connect(url, autocommit=True) as connection:
                     lose_session(connection)
@@ -415,7 +434,7 @@ def assert_displaced_after(writer: Writer, work: Callable[[], Awaitable[None]]) 
     async def run() -> None:
         async with asyncio.timeout(PATIENCE_S / 2), writer.opened():
             await work()
-            async with writer.flushing(nothing, lambda _: None, PATIENCE_S, lambda *_: over.set()):
+            async with writer.flushing(lambda _: None, PATIENCE_S, lambda *_: over.set()):
                 await over.wait()
 
     with pytest.raises(Displaced):

@@ -91,7 +91,7 @@ def run(given: Stretch) -> None:
     """As the cases that match in memory do it."""
     engine, changes = given.engine, given.changes
     for now_us, order, cancels in given.commands:
-        ended = engine.expire(now_us)
+        ended = engine.expire(order.symbol, now_us)
         if ended:
             changes.add_changed(ended)
         if not cancels:

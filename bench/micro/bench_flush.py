@@ -99,7 +99,7 @@ def bench_write(benchmark: Benchmark, size: int, database_url: str, runner: asyn
 
     async def flush() -> None:
         """A writer that is told to stop writes what has gathered, at once."""
-        async with writer.flushing(_nothing, lambda _: None, PATIENCE_S):
+        async with writer.flushing(lambda _: None, PATIENCE_S):
             pass
 
     def gathered() -> None:
@@ -143,10 +143,6 @@ def check_stored(mix: Mix, url: str) -> None:
         order.id: (order.remaining_quantity, order.close_reason) for order in mix.orders
     }
     assert traded == (len(mix.trades), sum(trade.quantity for trade in mix.trades) or None)
-
-
-async def _nothing() -> None:
-    """What a case does before a flush, which is not part of it."""
 
 
 @contextmanager
