@@ -45,26 +45,28 @@ Paces = Mapping[str, Pace]
 
 
 @contextmanager
-def watching(cores: Sequence[Core]) -> Iterator[dict[str, list[Look]]]:
+def watching(cores: Sequence[Core], *, busy: bool = False) -> Iterator[dict[str, list[Look]]]:
     """Look at these cores until the block ends; what was seen is there after it.
 
-    Raises HarnessError when a loop does not end as it should.
+    Between two looks the loops sleep, or keep their cores ``busy``. Raises HarnessError when one
+    does not end as it should.
     """
     seen: dict[str, list[Look]] = {}
     with ExitStack() as stack:
-        loops = {name: stack.enter_context(_loop(name)) for name in map(_name, cores)}
+        loops = {name: stack.enter_context(_loop(name, busy)) for name in map(_name, cores)}
         yield seen
         for name, loop in loops.items():
             seen[name] = _seen_by(loop, name)
 
 
 def alone(cores: Sequence[Core], seconds: float) -> dict[str, Pace]:
-    """How fast these cores are now, with nothing of ours at work on them.
+    """How fast these cores are now, while only this keeps them busy.
 
+    A core that sleeps between two looks is a tenth to a fifth slower in them than one at work.
     Raises HarnessError like ``watching``.
     """
     begin_s = time.monotonic()
-    with watching(cores) as seen:
+    with watching(cores, busy=True) as seen:
         time.sleep(seconds)
     return paces(seen, begin_s, time.monotonic())
 
@@ -108,9 +110,9 @@ def _name(core: Core) -> str:
     return "any" if core is None else str(core)
 
 
-def _loop(name: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
+def _loop(name: str, busy: bool) -> AbstractContextManager[subprocess.Popen[bytes]]:
     """It ends when its input does."""
-    return beside(__name__, name, stdin=subprocess.PIPE)
+    return beside(__name__, name, *(["busy"] if busy else []), stdin=subprocess.PIPE)
 
 
 def _seen_by(loop: subprocess.Popen[bytes], name: str) -> list[Look]:
@@ -129,12 +131,14 @@ def _look() -> Look:
     return time.monotonic(), len(_TURNS) * 1000 / took_ns
 
 
-def main(name: str) -> None:
+def main(name: str, busy: str = "") -> None:
     if name != "any":
         os.sched_setaffinity(0, {int(name)})
     looks = []
-    while not select.select([sys.stdin], [], [], EVERY_S)[0]:
+    while not select.select([sys.stdin], [], [], 0.0 if busy else EVERY_S)[0]:
         looks.append(_look())
+        while busy and time.monotonic() < looks[-1][0] + EVERY_S:
+            pass
     sys.stdout.buffer.write(msgspec.json.encode(looks))
 
 
