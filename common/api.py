@@ -1,4 +1,4 @@
-"""HTTP: one list of routes, one mapping of errors, and the handlers between bytes and verbs.
+"""HTTP: from the bytes of a request to its handler, and what the service tells about itself.
 
 This stands on aiohttp's low-level server: finding one of fifteen routes and mapping errors takes a
 page here, and a third less time than the framework for applications above it.
@@ -8,42 +8,38 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
 
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 from aiohttp.http import RawRequestMessage
 from aiohttp.streams import StreamReader
 
 from common import wire
-from common.brokers import hash_key, same_key
+from common.brokers import same_key
+from common.call import Call
 from common.connection import BODY_MAX_BYTES, Server
 from common.errors import (
     ExchangeError,
-    Forbidden,
-    IdReused,
-    InvalidField,
-    MalformedBody,
     MethodNotAllowed,
     NotFound,
-    TooLarge,
-    TooSlow,
     Unauthorized,
     Unavailable,
 )
 from common.exchange import Exchange
-from common.ids import parse_id
-from common.metrics import render_metrics
-from common.model import (
-    AVERAGE_TRADES_DEFAULT,
-    AVERAGE_TRADES_MAX,
-    BOOK_DEPTH_DEFAULT,
-    BOOK_DEPTH_MAX,
-    Replayed,
+from common.handlers import (
+    OF_BROKERS,
+    Handler,
+    error_reply,
+    for_broker,
+    get_health,
+    get_root,
+    json_error,
 )
+from common.metrics import render_metrics
 from common.openapi import describe, render_docs
 from common.overload import BEAT_S, Overload
 from common.reply import Reply, Response
@@ -51,104 +47,12 @@ from common.routes import ROUTES, Access
 from common.settings import Settings
 
 KEEP_ALIVE_S = 75.0
-NO_QUERY: dict[str, str] = {}  # never changed
-
-STATUS_OF: dict[type[ExchangeError], HTTPStatus] = {
-    MalformedBody: HTTPStatus.BAD_REQUEST,
-    Unauthorized: HTTPStatus.UNAUTHORIZED,
-    Forbidden: HTTPStatus.FORBIDDEN,
-    NotFound: HTTPStatus.NOT_FOUND,
-    MethodNotAllowed: HTTPStatus.METHOD_NOT_ALLOWED,
-    IdReused: HTTPStatus.CONFLICT,
-    TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    TooSlow: HTTPStatus.REQUEST_TIMEOUT,
-    InvalidField: HTTPStatus.UNPROCESSABLE_ENTITY,
-    Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
-}
-
-# What may be found before the key of a request is looked up.
-BEFORE_THE_KEY = (MalformedBody, InvalidField, NotFound, TooLarge)
 
 # What tells how a service does must be answered above all when it does badly.
 NEVER_REFUSED = ("/health", "/metrics")
 _LOOKED_AT = tuple(b"GET %b " % path.encode() for path in NEVER_REFUSED)
 
 log = logging.getLogger(__name__)
-
-
-class Call:
-    """One request, as its handler needs it. ``name`` is the variable part of the path.
-
-    ``request`` is None for one that came whole, with nothing left to be read. ``query`` is empty
-    until it is read.
-    """
-
-    __slots__ = ("_content", "_message", "_patience_s", "_request", "exchange", "name", "query")
-
-    def __init__(
-        self,
-        message: RawRequestMessage,
-        content: StreamReader,
-        request: web.BaseRequest | None,
-        exchange: Exchange,
-        name: str,
-        *,
-        patience_s: float,
-    ) -> None:
-        self._patience_s = patience_s
-        self._message = message
-        self._content = content
-        self._request = request
-        self.exchange = exchange
-        self.name = name
-        self.query = NO_QUERY
-
-    def key_hash(self) -> bytes:
-        """The hash of the key that the request shows. Raises Unauthorized when it shows none."""
-        scheme, _, api_key = self._message.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not api_key:
-            raise Unauthorized("expected the header Authorization: Bearer <API key>")
-        return hash_key(api_key.strip())
-
-    def read_query(self, known: Collection[str]) -> None:
-        """Raises InvalidField for a parameter that is not ``known``, or stands there twice."""
-        if "?" in self._message.path:
-            self.query = wire.decode_query(self._message.url.raw_query_string, known)
-
-    async def body(self) -> bytes:
-        """The whole body. Raises TooLarge."""
-        request = self._request
-        if request is None or self._content.is_eof():
-            body = self._content.read_nowait()
-        else:
-            body = await rest_of_body(request, self._patience_s)
-        if len(body) > BODY_MAX_BYTES:
-            raise TooLarge(f"the body is larger than {BODY_MAX_BYTES} bytes")
-        return body
-
-
-async def rest_of_body(request: web.BaseRequest, patience_s: float) -> bytes:
-    """A body that arrives in pieces. Raises TooLarge, MalformedBody, TooSlow."""
-    asked = request.headers.get("Expect", "").lower() == "100-continue"
-    if asked and request.version == HttpVersion11 and request.transport is not None:
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    try:
-        async with asyncio.timeout(patience_s):
-            return await request.read()
-    except TimeoutError:
-        raise TooSlow(f"the body did not arrive within {patience_s:g} s") from None
-    except web.HTTPRequestEntityTooLarge:
-        raise TooLarge(f"the body is larger than {BODY_MAX_BYTES} bytes") from None
-    except (web.RequestPayloadError, ConnectionError) as error:
-        # aiohttp keeps the error with the body, and its frames hold both: a cycle.
-        error.__traceback__ = None
-        if isinstance(error, ConnectionError):
-            raise ConnectionResetError("the client went away") from None
-        raise MalformedBody("the body does not arrive as its headers say") from None
-
-
-Handler = Callable[[Call], Awaitable[Reply]]
-BrokerHandler = Callable[[Call, bytes], Awaitable[Reply]]
 
 
 class Api:
@@ -401,130 +305,3 @@ def split(path: str) -> tuple[str, str, str]:
     name, slash, last = rest.partition("/")
     # A slash at the end belongs to no path of ours.
     return first, name, last if last or not slash else "/"
-
-
-# ---- errors and keys ----
-
-
-def error_reply(error: ExchangeError) -> Reply:
-    """The reply to an error of the exchange."""
-    status = next(STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF)
-    headers = {}
-    if isinstance(error, Unavailable):
-        headers["Retry-After"] = str(error.retry_after_s)
-    if isinstance(error, Unauthorized):
-        headers["WWW-Authenticate"] = 'Bearer realm="exchange"'
-    if isinstance(error, MethodNotAllowed):
-        headers["Allow"] = ", ".join(error.allowed)
-    return json_error(status, error.code, error.detail, headers)
-
-
-def json_error(
-    status: HTTPStatus, code: str, detail: str, headers: dict[str, str] | None = None
-) -> Reply:
-    return Reply(wire.encode(wire.ErrorBody(code, detail)), status, headers=headers or None)
-
-
-def for_broker(handler: BrokerHandler, known: Collection[str]) -> Handler:
-    """Give a handler the hash of the key, and a query with ``known`` parameters only.
-
-    The verbs look the key up themselves. What is wrong with a request is said to brokers only, so
-    an error of ours from before the look-up gives way to 401.
-    """
-
-    async def handle(call: Call) -> Reply:
-        key_hash = call.key_hash()
-        try:
-            call.read_query(known)
-            reply = await handler(call, key_hash)
-        except ExchangeError as error:
-            if isinstance(error, BEFORE_THE_KEY):
-                await call.exchange.authenticate(key_hash)
-            reply = error_reply(error)
-        # Reads too: what they show must not be undone by a crash.
-        reply.settling = call.exchange.settling()
-        return reply
-
-    return handle
-
-
-# ---- brokers ----
-
-
-async def post_order(call: Call, key_hash: bytes) -> Reply:
-    new_order = wire.decode_order(await call.body(), time.time_ns() // 1000)
-    receipt = await call.exchange.submit(key_hash, new_order)
-    if isinstance(receipt, Replayed):
-        return Reply(wire.encode(receipt), headers={"Idempotent-Replay": "true"})
-    return Reply(wire.encode(receipt), HTTPStatus.CREATED)
-
-
-async def get_order(call: Call, key_hash: bytes) -> Reply:
-    order_id = parse_id(call.name)
-    if order_id is None:
-        raise NotFound("no such order")
-    return Reply(wire.encode(await call.exchange.order(key_hash, order_id)))
-
-
-async def get_orders(call: Call, key_hash: bytes) -> Reply:
-    query = wire.decode_order_query(call.query)
-    return Reply(wire.encode(await call.exchange.orders(key_hash, query)))
-
-
-async def post_cancel(call: Call, key_hash: bytes) -> Reply:
-    order_id = parse_id(call.name)
-    if order_id is None:  # it names no order, and cancelling what is not there succeeds
-        await call.exchange.authenticate(key_hash)
-    else:
-        await call.exchange.cancel(key_hash, order_id)
-    return Reply(status=HTTPStatus.NO_CONTENT)
-
-
-async def get_price(call: Call, key_hash: bytes) -> Reply:
-    symbol = wire.decode_symbol(call.name)
-    trades = wire.decode_count(
-        call.query, "trades", default=AVERAGE_TRADES_DEFAULT, most=AVERAGE_TRADES_MAX
-    )
-    return Reply(wire.encode(await call.exchange.price(key_hash, symbol, trades)))
-
-
-async def get_book(call: Call, key_hash: bytes) -> Reply:
-    symbol = wire.decode_symbol(call.name)
-    depth = wire.decode_count(call.query, "depth", default=BOOK_DEPTH_DEFAULT, most=BOOK_DEPTH_MAX)
-    return Reply(wire.encode(await call.exchange.book(key_hash, symbol, depth)))
-
-
-async def get_balance(call: Call, key_hash: bytes) -> Reply:
-    return Reply(wire.encode_balance(await call.exchange.balance(key_hash)))
-
-
-# By the names of their routes.
-OF_BROKERS: dict[str, BrokerHandler] = {
-    "submit": post_order,
-    "order": get_order,
-    "orders": get_orders,
-    "cancel": post_cancel,
-    "price": get_price,
-    "book": get_book,
-    "balance": get_balance,
-}
-
-
-# ---- everyone ----
-
-
-async def get_health(call: Call) -> Reply:
-    health = await call.exchange.health()
-    about = {"durability": health.durability, **health.figures}
-    if health.reason is None:
-        return Reply(wire.encode({"status": "ok", **about}))
-    return Reply(
-        wire.encode({"status": "unavailable", "reason": health.reason, **about}),
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        headers={"Retry-After": "1"},
-    )
-
-
-async def get_root(call: Call) -> Reply:
-    links = {"name": "Mini Stock Exchange", "docs": "/docs", "openapi": "/openapi.json"}
-    return Reply(wire.encode({**links, "health": "/health", "metrics": "/metrics"}))

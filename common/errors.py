@@ -1,6 +1,6 @@
 """What can go wrong, each with a stable code.
 
-The exchange raises these and knows nothing about HTTP; ``common/api.py`` alone maps them to
+The exchange raises these and knows nothing about HTTP; ``common/handlers.py`` alone maps them to
 statuses. Anything else that escapes is a bug and stays a logged 500.
 """
 
