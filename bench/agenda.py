@@ -22,7 +22,7 @@ TRIAL_OVERHEAD_S = 4.0  # new process, copy of the database, audit
 
 
 class Mode(msgspec.Struct, frozen=True):
-    """How thoroughly to measure. ``null`` is the mode in which the null server is searched.
+    """How thoroughly to measure. ``null`` is the mode of whose ``width`` the null server's is.
 
     After its search each case, and the null server too, is measured at the shares of its capacity
     in ``around``, as often as each stands there, and at the rates in ``at``, percent of B3, that it
@@ -217,7 +217,8 @@ def mode_of(options: Options, case: str = "") -> Mode:
     """That of the cases; the null server may be measured less thoroughly."""
     mode = MODES[options.mode]
     if case == NULL.label:
-        mode = MODES[mode.null]
+        # Its trials are as long: the longer one is, the more moments to fall behind it has.
+        mode = msgspec.structs.replace(MODES[mode.null], duration_s=mode.duration_s)
     if options.trial_s is None:
         return mode
     return msgspec.structs.replace(mode, duration_s=options.trial_s, curve_s=options.trial_s)

@@ -516,7 +516,8 @@ def test_the_generator_is_trusted_as_far_as_it_was_in_time_with_the_null_server(
 
 def test_trials_are_as_long_as_was_asked_for() -> None:
     asked = Options(["v3"], "publish", "average", 1, {}, 1)
-    assert (mode_of(asked, "v3").duration_s, mode_of(asked, "null").duration_s) == (30.0, 10.0)
+    assert {mode_of(asked, case).duration_s for case in ("v3", "null")} == {30.0}
+    assert (mode_of(asked, "v3").width, mode_of(asked, "null").width) == (0.025, 0.05)
     short = Options(["v3"], "publish", "average", 1, {}, 1, trial_s=1.5)
     assert {mode_of(short, case).duration_s for case in ("v3", "null")} == {1.5}
 
