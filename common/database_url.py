@@ -7,7 +7,7 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
-from common.postgres import one_line
+from common.errors import one_line
 
 _PORT = "5432"  # libpq's own choice
 # psycopg knows no SQLSTATE of a refused connection (3.3), so the words of the server decide.

@@ -95,3 +95,9 @@ class StartError(Exception):
 
 class Displaced(Exception):
     """Another exchange has taken the database over, so nothing of this one can be stored."""
+
+
+def one_line(error: Exception) -> str:
+    """The last part of the first line: psycopg and libpq put where they connected before it."""
+    line = next(iter(str(error).splitlines()), type(error).__name__)
+    return line.rpartition("failed: ")[2].strip()

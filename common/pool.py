@@ -11,8 +11,7 @@ from typing import NamedTuple
 import psycopg
 
 from common.channel import Channel
-from common.errors import Overloaded, StartError, Unavailable
-from common.postgres import one_line
+from common.errors import Overloaded, StartError, Unavailable, one_line
 
 # Reads that share one connection: so many that it is never idle, so few that a slow one holds up
 # few.

@@ -33,7 +33,7 @@ from urllib.parse import quote
 
 import psycopg
 
-from common.errors import StartError
+from common.errors import StartError, one_line
 from common.processes import tie_to_owner
 from common.writeback import spread
 
@@ -515,9 +515,3 @@ def _last_failure(output: str) -> str:
     lines = output.splitlines()
     failures = [line for line in lines if re.search(r"ERROR:|FATAL:|PANIC:|error:", line)]
     return next(reversed(failures or lines), "it said nothing")
-
-
-def one_line(error: Exception) -> str:
-    """The last part of the first line: psycopg and libpq put where they connected before it."""
-    line = next(iter(str(error).splitlines()), type(error).__name__)
-    return line.rpartition("failed: ")[2].strip()

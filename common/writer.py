@@ -23,9 +23,8 @@ from common import queries
 from common.changes import Changes
 from common.channel import Channel, Question, statement_of
 from common.database import WRITER_LOCK, conninfo
-from common.errors import Displaced, Overloaded, StartError, Unavailable
+from common.errors import Displaced, Overloaded, StartError, Unavailable, one_line
 from common.model import Order, Trade
-from common.postgres import one_line
 from common.waiting import within
 from common.webhooks import Notice
 

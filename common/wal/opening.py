@@ -12,9 +12,8 @@ import psycopg
 
 from common import queries
 from common.database import Conflict, Database
-from common.errors import ExchangeError, StartError
+from common.errors import ExchangeError, StartError, one_line
 from common.giving_up import give_up
-from common.postgres import one_line
 from common.settings import Settings
 from common.wal.disk import Directory, locked
 from common.wal.format import Record, read_header
