@@ -84,9 +84,14 @@ class ExpiryWheel:
         while near and near[0][0] <= now_us:
             bucket = heapq.heappop(near)[2]
             if isinstance(bucket, dict):
-                # As a list that is sorted they are a heap, and those of one instant are sorted.
-                near.extend((due(order), order.sequence, order) for order in bucket.values())
-                near.sort()
+                orders = [(due(order), order.sequence, order) for order in bucket.values()]
+                if len(orders) > len(near):
+                    # As a list that is sorted they are a heap, and those of one instant are sorted.
+                    near += orders
+                    near.sort()
+                else:  # many seconds have begun; sorting them again for each would be quadratic
+                    for item in orders:
+                        heapq.heappush(near, item)
             elif bucket.close_reason is None:
                 ended.append(bucket)
         if not near:

@@ -1,5 +1,6 @@
 """The timing wheel against a list that is sorted again for every question."""
 
+import time
 from random import Random
 
 import pytest
@@ -135,6 +136,19 @@ def test_what_has_ended_is_kept_nowhere() -> None:
     assert len(wheel.pop_due("ABC", START_US + SECOND_US)) == 98
     assert not wheel._far
     assert not wheel.near
+
+
+def test_orders_of_very_many_seconds_that_end_together_take_no_longer_than_those_of_one() -> None:
+    def popped_s(seconds: int) -> float:
+        ends = [START_US + n % seconds * SECOND_US for n in range(40_000)]
+        wheel = wheel_of(*(order(end_us, n) for n, end_us in enumerate(ends, 1)))
+        begin_s = time.process_time()
+        ended = wheel.pop_due("ABC", LATEST_US)
+        took_s = time.process_time() - begin_s
+        assert [due(item) for item in ended] == sorted(ends)
+        return took_s
+
+    assert popped_s(20_000) < 10 * popped_s(1)
 
 
 def test_an_order_without_an_end_has_no_place_in_the_wheel() -> None:
