@@ -97,10 +97,11 @@ def test_an_order_discarded_in_the_second_of_its_end_never_comes_back() -> None:
 def test_a_symbol_gives_back_its_own_orders_only() -> None:
     mine, other = order(START_US, 1), order(START_US, 2, "XYZ")
     wheel = wheel_of(mine, other)
-    assert wheel.symbols_due(START_US - 1) == []
-    assert set(wheel.symbols_due(START_US)) == {"ABC", "XYZ"}
+    assert wheel.symbols_due(START_US - 1, 2) == []
+    assert set(wheel.symbols_due(START_US, 2)) == {("ABC", 1), ("XYZ", 1)}
+    assert wheel.symbols_due(START_US, 1) == [("ABC", 1)]
     assert list(wheel.pop_due("ABC", START_US)) == [mine]
-    assert wheel.symbols_due(START_US) == ["XYZ"]
+    assert wheel.symbols_due(START_US, 2) == [("XYZ", 1)]
     assert list(wheel.pop_due("XYZ", START_US)) == [other]
 
 
@@ -187,7 +188,8 @@ def play(steps: Steps, *, time_goes_on: bool) -> None:
             late = [item for item in waiting if due(item) <= now_us]
             ended = [item for item in late if item.symbol == symbol]
             ended.sort(key=lambda item: (due(item), item.sequence))
-            assert {item.symbol for item in late} <= set(wheel.symbols_due(now_us))
+            due_now = {name for name, _ in wheel.symbols_due(now_us, len(SYMBOLS))}
+            assert {item.symbol for item in late} <= due_now
             waiting = [item for item in waiting if item not in ended]
             assert list(wheel.pop_due(str(symbol), now_us)) == ended
         assert no_empty_bucket(wheel)
