@@ -96,27 +96,28 @@ class Run:
                 if slow is None:
                     counted_s = time.monotonic()
                 else:
-                    self._wait_until_calm(counted_s)
+                    self._wait_until_calm(slow, counted_s)
 
-    def _wait_until_calm(self, since_s: float) -> None:
+    def _wait_until_calm(self, slow: str, since_s: float) -> None:
         """Begin no trial while a core is slower than a trial that counts may find it.
 
-        Raises HarnessError when none has counted for too long, ``since_s`` by the monotonic clock.
+        Raises HarnessError when none has counted for too long, ``since_s`` by the monotonic clock,
+        also where only the trials are ``slow`` and the machine without them seems calm.
         """
         least = MODES[self.options.mode].pace_min
-        while True:
+        while (waited_s := time.monotonic() - since_s) <= CALM_PATIENCE_S:
             seen = pace.alone(self._cores(), CALM_LOOK_S)
             usual = pace.usual([*(one.paces for one in self.done), seen])
-            if (slow := pace.slow(seen, usual, least)) is None:
+            seen_slow = pace.slow(seen, usual, least)
+            if seen_slow is None:
                 return
-            waited_s = time.monotonic() - since_s
-            if waited_s > CALM_PATIENCE_S:
-                raise HarnessError(
-                    f"the machine has been too slow for {waited_s / 60:.0f} minutes ({slow} of "
-                    "its usual pace): no trial counts; go on when it is calm, with --resume "
-                    f"{os.path.relpath(self.directory)}"
-                )
+            slow = seen_slow
             self._show(f"waiting until the machine is calm: {slow} of its usual pace")
+        raise HarnessError(
+            f"the machine has been too slow for {waited_s / 60:.0f} minutes ({slow} of its usual "
+            "pace): no trial counts; go on when it is calm, with --resume "
+            f"{os.path.relpath(self.directory)}"
+        )
 
     def _look_at_the_machine(self, repeat: int) -> None:
         """See once, before a repeat, how evenly it runs by itself."""

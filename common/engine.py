@@ -26,7 +26,7 @@ class Execution(NamedTuple):
 
 
 NO_TRADES = Execution((), ())
-# A sweep ends after so many orders, so that it keeps nobody waiting.
+# A sweep ends when it has looked at so many orders, so that it keeps nobody waiting.
 SWEPT_AT_LEAST = 300
 
 
@@ -96,13 +96,17 @@ class Engine:
         return ended
 
     def sweep(self, now_us: int, at_least: int) -> list[Order]:
-        """Close what has ended in books that nobody asks for, one after the other, until that are
-        so many orders, or all."""
+        """Close what has ended in books that nobody asks for, one after the other, until so many
+        orders were looked at, or all that may have ended."""
         ended: list[Order] = []
-        for symbol in self._expiry.symbols_due(now_us):
-            if len(ended) >= at_least:
+        looked_at = 0
+        for symbol, count in self._expiry.symbols_due(now_us, at_least):
+            if looked_at >= at_least:
                 break
-            ended += self.expire(symbol, now_us)
+            closed = self.expire(symbol, now_us)
+            # What ends later in a second that has begun costs as much as what has ended.
+            looked_at += max(count, len(closed))
+            ended += closed
         return ended
 
     def clear(self) -> None:

@@ -9,6 +9,7 @@ for another symbol, and nothing ever walks the book.
 
 import heapq
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from common.model import Order
 
@@ -84,20 +85,27 @@ class ExpiryWheel:
         while near and near[0][0] <= now_us:
             bucket = heapq.heappop(near)[2]
             if isinstance(bucket, dict):
-                # As a list that is sorted they are a heap, and those of one instant are sorted.
-                near.extend((due(order), order.sequence, order) for order in bucket.values())
-                near.sort()
+                orders = [(due(order), order.sequence, order) for order in bucket.values()]
+                if len(orders) > len(near):
+                    # As a list that is sorted they are a heap, and those of one instant are sorted.
+                    near += orders
+                    near.sort()
+                else:  # many seconds have begun; sorting them again for each would be quadratic
+                    for item in orders:
+                        heapq.heappush(near, item)
             elif bucket.close_reason is None:
                 ended.append(bucket)
         if not near:
             del self.near[symbol]
         return ended
 
-    def symbols_due(self, now_us: int) -> list[str]:
-        """For which symbols ``pop_due`` may give something back. O(symbols that are near)."""
+    def symbols_due(self, now_us: int, at_most: int) -> list[tuple[str, int]]:
+        """For which symbols ``pop_due`` may give something back, and how many orders each of them
+        has it look at, or more. O(symbols that are near)."""
         if now_us >= self.next_second_us:
             self._bring_near(now_us // _BUCKET_US)
-        return [symbol for symbol, near in self.near.items() if near[0][0] <= now_us]
+        symbols = (symbol for symbol, near in self.near.items() if near[0][0] <= now_us)
+        return [(symbol, _size(self.near[symbol][0][2])) for symbol in islice(symbols, at_most)]
 
     def _bring_near(self, second: int) -> None:
         """Let all seconds up to this one begin."""
@@ -119,6 +127,10 @@ class ExpiryWheel:
             self.near[symbol] = [near]
         else:
             heapq.heappush(known, near)
+
+
+def _size(bucket: _Bucket) -> int:
+    return len(bucket) if isinstance(bucket, dict) else 1
 
 
 def due(order: Order) -> int:

@@ -135,7 +135,8 @@ class Writer:
 
     def keeps_up(self) -> bool:
         """Whether there is room for changes that nobody waits for."""
-        return self.pending() < KEPT_UP_MAX
+        # What they take of a bound that is lower is taken from new orders.
+        return self.pending() < min(KEPT_UP_MAX, max(1, self._pending_max // 2))
 
     def pending(self) -> int:
         """Changes that are not in the database yet."""

@@ -228,6 +228,27 @@ def test_a_machine_that_stays_slow_ends_the_run_and_says_how_to_go_on(
 
 
 @pytest.mark.alone
+def test_a_machine_that_is_slow_in_trials_only_ends_the_run_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+
+    def looked(cores: Sequence[int | None], seconds: float) -> dict[str, Pace]:
+        looks.append(len(trials.read(tmp_path)))
+        monkeypatch.setattr(capacity, "CALM_PATIENCE_S", 0.0)
+        if len(looks) == 2:
+            raise KeyboardInterrupt
+        return {"any": Pace(1e6, 1e6)}
+
+    monkeypatch.setattr(pace, "alone", looked)
+    run = a_run_on_a_slow_machine(tmp_path, monkeypatch, [], [])
+    with pytest.raises(HarnessError, match=r"too slow for 0 minutes \(core any at .*--resume"):
+        run.complete()
+    assert looks == [5]
+    assert len(trials.read(tmp_path)) == 6
+
+
+@pytest.mark.alone
 def test_no_trial_is_begun_before_a_slow_machine_is_calm_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 import uvloop
 from conftest import NewDatabase
+from msgspec import structs
 from test_lifecycle import assert_tables_agree
 
 from bench import traffic
@@ -108,6 +109,18 @@ def test_what_could_also_come_later_does_while_much_waits(new_database: NewDatab
     uvloop.run(run())
     assert kept_up == sorted(kept_up)
     assert kept_up[-1]
+
+
+@pytest.mark.parametrize(("pending_max", "taken"), [(1, 1), (10, 5), (10**6, KEPT_UP_MAX)])
+def test_what_could_also_come_later_leaves_room_for_new_orders(
+    pending_max: int, taken: int
+) -> None:
+    sample = next(recorded(opened("")).resting())
+    writer = Writer("", flush_interval_s=0.03, pending_max=pending_max, patience_s=PATIENCE_S)
+    while writer.keeps_up():
+        order = structs.replace(sample, id=writer.pending())
+        writer.record_closed(0, [order], order.created_at_us)
+    assert writer.pending() == taken
 
 
 def test_who_waits_for_an_order_waits_for_its_last_change(
