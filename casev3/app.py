@@ -95,6 +95,6 @@ async def open_exchange(settings: Settings, database_url: str) -> AsyncIterator[
         )
         async with (
             writer.flushing(saved, settings.drain_s, give_up),
-            every(SWEEP_INTERVAL_S, exchange.sweep),
+            every(SWEEP_INTERVAL_S, exchange.sweep, give_up),
         ):
             yield exchange

@@ -11,8 +11,16 @@ log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def every(interval_s: float, work: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-    """Do ``work`` every ``interval_s`` until the block ends; next time when it fails."""
+async def every(
+    interval_s: float,
+    work: Callable[[], Awaitable[None]],
+    on_failure: Callable[[str, BaseException], object] | None = None,
+) -> AsyncIterator[None]:
+    """Do ``work`` every ``interval_s`` until the block ends.
+
+    When it fails it is done again next time; where that must not be, ``on_failure`` is called with
+    what is wrong, and should end the process.
+    """
 
     async def repeat() -> None:
         while True:
@@ -21,7 +29,10 @@ async def every(interval_s: float, work: Callable[[], Awaitable[None]]) -> Async
                 await work()
             except Unavailable:
                 pass
-            except Exception:
+            except Exception as error:
+                if on_failure is not None:
+                    on_failure(f"what is done every {interval_s:g} s failed", error)
+                    return
                 log.exception("what is done every %g s failed, and is tried again", interval_s)
 
     task = asyncio.create_task(repeat())

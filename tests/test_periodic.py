@@ -11,6 +11,27 @@ from common.periodic import every
 PATIENCE_S = 30.0
 
 
+def test_where_a_failure_must_not_be_passed_over_it_is_told_and_nothing_is_done_again() -> None:
+    times, told, over = list[int](), list[tuple[str, BaseException]](), asyncio.Event()
+    error = KeyError("a bug")
+
+    async def work() -> None:
+        times.append(len(times))
+        raise error
+
+    def failed(what: str, error: BaseException) -> None:
+        told.append((what, error))
+        over.set()
+
+    async def run() -> None:
+        async with asyncio.timeout(PATIENCE_S), every(0.001, work, failed):
+            await over.wait()
+
+    asyncio.run(run())
+    assert told == [("what is done every 0.001 s failed", error)]
+    assert times == [0]
+
+
 @pytest.mark.parametrize(
     ("error", "is_told"), [(Unavailable("the database is gone"), False), (KeyError("a bug"), True)]
 )
