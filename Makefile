@@ -12,7 +12,7 @@ READY  := $(VENV)/.installed
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-bench-v1: $(READY)  ## search the capacity of casev1: table and charts (8 minutes)
+bench-v1: $(READY)  ## search the capacity of casev1: table and charts (9 minutes)
 	$(BIN)/python -m bench capacity --version v1
 
 bench-v2: $(READY)  ## the same for casev2
@@ -24,7 +24,7 @@ bench-v3: $(READY)  ## the same for casev3
 bench-quick: $(READY)  ## the three cases with short trials and wide bounds (6 minutes)
 	$(BIN)/python -m bench capacity --mode quick
 
-bench-all: $(READY)  ## the three cases, and casev1 in two processes (18 minutes)
+bench-all: $(READY)  ## the three cases, and casev1 in two processes (19 minutes)
 	$(BIN)/python -m bench capacity --version v1 v1x2 v2 v3
 
 bench-publish: $(READY)  ## all modes with long trials, five interleaved repeats (2.5 hours or more)

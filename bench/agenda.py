@@ -22,7 +22,7 @@ TRIAL_OVERHEAD_S = 4.0  # new process, copy of the database, audit
 
 
 class Mode(msgspec.Struct, frozen=True):
-    """How thoroughly to measure. ``null`` is the mode of whose ``width`` the null server's is.
+    """How thoroughly to measure. ``null_width`` is the width for the null server.
 
     After its search each case, and the null server too, is measured at the shares of its capacity
     in ``around``, as often as each stands there, and at the rates in ``at``, percent of B3, that it
@@ -39,7 +39,7 @@ class Mode(msgspec.Struct, frozen=True):
     repeats: int = 1
     around: tuple[float, ...] = ()
     at: tuple[float, ...] = ()
-    null: str = "quick"
+    null_width: float = 0.10
     pace_min: float = 0.0
 
 
@@ -61,7 +61,7 @@ MODES = {
             repeats=5,
             around=(*_HALVES, 0.75, 0.9, 1.0, 1.1),
             at=(25.0, 100.0, 300.0),
-            null="default",
+            null_width=0.05,
             pace_min=0.95,
         ),
     )
@@ -218,7 +218,7 @@ def mode_of(options: Options, case: str = "") -> Mode:
     mode = MODES[options.mode]
     if case == NULL.label:
         # Its trials are as long: the longer one is, the more moments to fall behind it has.
-        mode = msgspec.structs.replace(MODES[mode.null], duration_s=mode.duration_s)
+        mode = msgspec.structs.replace(mode, width=mode.null_width)
     if options.trial_s is None:
         return mode
     return msgspec.structs.replace(mode, duration_s=options.trial_s, curve_s=options.trial_s)

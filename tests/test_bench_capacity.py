@@ -518,6 +518,8 @@ def test_trials_are_as_long_as_was_asked_for() -> None:
     asked = Options(["v3"], "publish", "average", 1, {}, 1)
     assert {mode_of(asked, case).duration_s for case in ("v3", "null")} == {30.0}
     assert (mode_of(asked, "v3").width, mode_of(asked, "null").width) == (0.025, 0.05)
+    default = Options(["v3"], "default", "average", 1, {}, 1)
+    assert {mode_of(default, case).curve_s for case in ("v3", "null")} == {10.0}
     short = Options(["v3"], "publish", "average", 1, {}, 1, trial_s=1.5)
     assert {mode_of(short, case).duration_s for case in ("v3", "null")} == {1.5}
 

@@ -586,7 +586,7 @@ def of_cpu(ruled: list[Ruling]) -> Answer:
 def test_a_service_that_burns_100_us_more_for_each_request_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(agenda.MODES, "short", Mode("short", 1.0, 0.1, 1.0, null="short"))
+    monkeypatch.setitem(agenda.MODES, "short", Mode("short", 1.0, 0.1, 1.0))
     monkeypatch.setattr(capacity, "WARMUP_S", 0.5)
     # A generator that is late on a busy machine, and a host that takes CPU away, spoil latencies;
     # here only CPU is looked at.
