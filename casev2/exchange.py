@@ -10,7 +10,7 @@ from common import queries
 from common.brokers import Brokers, hash_key, new_api_key
 from common.channel import Parameters, Row, Statement
 from common.database import Database, uuid_of
-from common.engine import SWEPT_AT_LEAST, Engine
+from common.engine import Engine
 from common.errors import Forbidden, NotFound
 from common.exchange import Health
 from common.ids import format_id
@@ -136,7 +136,7 @@ class Exchange:
     async def sweep(self) -> None:
         now_us = self._sequencer.now_us()
         if self._writer.keeps_up():
-            self._record_ended(self._engine.sweep(now_us, SWEPT_AT_LEAST), now_us)
+            self._record_ended(self._engine.sweep(now_us), now_us)
 
     def settling(self) -> Settling | None:
         return self._sequencer.settling()

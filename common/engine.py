@@ -95,7 +95,7 @@ class Engine:
             self._take_out(order, order.remaining_quantity)
         return ended
 
-    def sweep(self, now_us: int, at_least: int) -> list[Order]:
+    def sweep(self, now_us: int, at_least: int = SWEPT_AT_LEAST) -> list[Order]:
         """Close what has ended in books that nobody asks for, one after the other, until so many
         orders were looked at, or all that may have ended."""
         ended: list[Order] = []
