@@ -48,6 +48,23 @@ def test_every_core_is_watched_while_something_else_runs() -> None:
     assert all(0.0 < each.mean <= each.best * 1.5 for each in seen.values())
 
 
+def cpu_of_looks(*, busy: bool) -> float:
+    """CPU seconds of a loop that looks at one core for two seconds."""
+    begin_s = os.times().children_user
+    with pace.watching(CORES[:1], busy=busy):
+        time.sleep(2.0)
+    return os.times().children_user - begin_s
+
+
+@pytest.mark.alone
+def test_the_looks_themselves_can_keep_every_core_busy() -> None:
+    seen = pace.alone(CORES, 2.0)
+    assert set(seen) == {str(core) if core is not None else "any" for core in CORES}
+    assert all(0.0 < each.mean <= each.best * 1.5 for each in seen.values())
+    # What Python needs to start is in both.
+    assert cpu_of_looks(busy=True) > cpu_of_looks(busy=False) + 0.5
+
+
 @pytest.mark.alone
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are tied to a core")
 def test_waiting_for_a_busy_core_is_not_taken_for_a_slow_one() -> None:
@@ -201,7 +218,6 @@ def a_run_on_a_slow_machine(
 ) -> Run:
     """One with a trial to be made, whose core seems slow beside the trials before it."""
     monkeypatch.setattr(capacity, "WARMUP_S", 0.2)
-    monkeypatch.setattr(capacity, "CALM_LOOK_S", 1.0)
     mode = structs.replace(agenda.MODES["quick"], pace_min=0.85)
     monkeypatch.setitem(agenda.MODES, "quick", mode)
     begun(tmp_path, {"null": [10.0]})
