@@ -256,9 +256,11 @@ def pace_sentence(
 ) -> str:
     """How fast the slower core was while the trials ran, as a condition of a run."""
     slower = [min(pace.shares(one.paces, usual).values()) for one in done if one.paces]
+    turns = ", ".join(f"core {name}: {each:.0f}" for name, each in usual.items())
     return (
         f"While {len(slower)} trials ran, the slower core had {statistics.median(slower):.0%} of "
-        f"its usual pace in the median and {min(slower):.0%} at least"
+        f"its usual pace ({turns} turns of an empty loop/µs) in the median and "
+        f"{min(slower):.0%} at least"
         + (f"; {len(slow)} of them were too slow to count." if slow else ".")
     )
 

@@ -4,8 +4,10 @@ A shared machine may run a core at 60 % of its speed for minutes, because a neig
 half of it, and reports none of that as stolen. A look before the trial says little about it: over
 43 trials it went with what a request then cost the service by a correlation of 0.36, this one by
 0.66 (CHANGELOG.md). So ten times a second a short loop is timed on each core, beside whatever works
-there, in CPU time: to wait for the core does not count, a core that works slowly does. It takes a
-thousandth of it.
+there, in CPU time: to wait for the core does not count, a core that works slowly does. Each look
+runs the loop twice and times the second: a loop whose code and branches are not in the caches any
+more is a sixth slower, and how much of them is left depends on what works beside it. It takes a
+thousandth of the core.
 """
 
 import os
@@ -29,7 +31,7 @@ Look = tuple[float, float]
 """When, by the monotonic clock, and how many turns of the loop a microsecond of CPU time had."""
 
 EVERY_S = 0.1
-_TURNS = range(4000)  # somewhat less than 0.1 ms
+_TURNS = range(4000)  # some 0.05 ms
 _BEST = 90  # percentile: the best pace that is no accident of a moment
 
 
@@ -45,28 +47,23 @@ Paces = Mapping[str, Pace]
 
 
 @contextmanager
-def watching(cores: Sequence[Core], *, busy: bool = False) -> Iterator[dict[str, list[Look]]]:
+def watching(cores: Sequence[Core]) -> Iterator[dict[str, list[Look]]]:
     """Look at these cores until the block ends; what was seen is there after it.
 
-    Between two looks the loops sleep, or keep their cores ``busy``. Raises HarnessError when one
-    does not end as it should.
+    Raises HarnessError when a loop does not end as it should.
     """
     seen: dict[str, list[Look]] = {}
     with ExitStack() as stack:
-        loops = {name: stack.enter_context(_loop(name, busy)) for name in map(_name, cores)}
+        loops = {name: stack.enter_context(_loop(name)) for name in map(_name, cores)}
         yield seen
         for name, loop in loops.items():
             seen[name] = _seen_by(loop, name)
 
 
 def alone(cores: Sequence[Core], seconds: float) -> dict[str, Pace]:
-    """How fast these cores are now, while only this keeps them busy.
-
-    A core that sleeps between two looks is a tenth to a fifth slower in them than one at work.
-    Raises HarnessError like ``watching``.
-    """
+    """How fast these cores are now, with nothing else at work. Raises HarnessError."""
     begin_s = time.monotonic()
-    with watching(cores, busy=True) as seen:
+    with watching(cores) as seen:
         time.sleep(seconds)
     return paces(seen, begin_s, time.monotonic())
 
@@ -85,10 +82,14 @@ def paces(seen: Mapping[str, Sequence[Look]], begin_s: float, end_s: float) -> d
 
 
 def usual(trials: Sequence[Paces]) -> dict[str, float]:
-    """How fast each core is when nothing slows it, by what all trials of a run have seen."""
+    """How fast each core is when no neighbour slows it, by what all trials of a run have seen.
+
+    The median: a host with little to do lets a core run a tenth faster for some minutes, and what
+    is usual is not slow because of that.
+    """
     names = sorted({name for each in trials for name in each})
     return {
-        name: float(np.percentile([each[name].best for each in trials if name in each], _BEST))
+        name: statistics.median(each[name].best for each in trials if name in each)
         for name in names
     }
 
@@ -110,9 +111,9 @@ def _name(core: Core) -> str:
     return "any" if core is None else str(core)
 
 
-def _loop(name: str, busy: bool) -> AbstractContextManager[subprocess.Popen[bytes]]:
+def _loop(name: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
     """It ends when its input does."""
-    return beside(__name__, name, *(["busy"] if busy else []), stdin=subprocess.PIPE)
+    return beside(__name__, name, stdin=subprocess.PIPE)
 
 
 def _seen_by(loop: subprocess.Popen[bytes], name: str) -> list[Look]:
@@ -123,22 +124,24 @@ def _seen_by(loop: subprocess.Popen[bytes], name: str) -> list[Look]:
         raise HarnessError(f"the loop beside core {name} said nothing: {error}") from None
 
 
-def _look() -> Look:
+def _timed() -> float:
     begin_ns = time.thread_time_ns()
     for _ in _TURNS:
         pass
-    took_ns = time.thread_time_ns() - begin_ns
-    return time.monotonic(), len(_TURNS) * 1000 / took_ns
+    return len(_TURNS) * 1000 / (time.thread_time_ns() - begin_ns)
 
 
-def main(name: str, busy: str = "") -> None:
+def _look() -> Look:
+    _timed()  # what was displaced from the caches comes back
+    return time.monotonic(), _timed()
+
+
+def main(name: str) -> None:
     if name != "any":
         os.sched_setaffinity(0, {int(name)})
     looks = []
-    while not select.select([sys.stdin], [], [], 0.0 if busy else EVERY_S)[0]:
+    while not select.select([sys.stdin], [], [], EVERY_S)[0]:
         looks.append(_look())
-        while busy and time.monotonic() < looks[-1][0] + EVERY_S:
-            pass
     sys.stdout.buffer.write(msgspec.json.encode(looks))
 
 
