@@ -28,6 +28,7 @@ from common.model import (
     Registration,
     to_us,
 )
+from common.queries.stored_orders import earlier_order_of, order_of
 from common.retries import replayed
 from common.views import page_of, receipt_of
 from common.webhooks import Webhooks, notices
@@ -167,12 +168,12 @@ class Exchange:
                 broker_id=broker_id.int,
                 now_us=to_us(accepted_at),
             )
-            fills = cross(order, map(queries.order_of, rows))
+            fills = cross(order, map(order_of, rows))
             while len(fills) == limit:  # all that was read is used up: there may be more
                 limit *= 8
                 asked = queries.makers_parameters(new_order, limit)
                 [rows] = await transaction.ask((queries.MAKERS[new_order.side], asked))
-                fills = cross(order, map(queries.order_of, rows))
+                fills = cross(order, map(order_of, rows))
             trades = execute(order, fills)
             makers = [maker for maker, _ in fills]
             changes = Changes()
@@ -194,7 +195,7 @@ class Exchange:
         _, rows = await transaction.ask(
             (queries.LOCK_CLIENT_ORDER, parameters), (queries.EARLIER_ORDER, parameters)
         )
-        return queries.earlier_order_of(rows[0]) if rows else None
+        return earlier_order_of(rows[0]) if rows else None
 
     async def _ask(
         self, key_hash: bytes, query: Statement, parameters: Parameters

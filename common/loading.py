@@ -11,6 +11,7 @@ from common.engine import Engine
 from common.ids import Clock
 from common.ledger import Ledger
 from common.model import Order, to_datetime, to_us
+from common.queries.stored_orders import earlier_order_of, order_of
 from common.retries import Retries
 
 # Machines that keep their clocks well differ by less.
@@ -47,7 +48,7 @@ async def load_engine(database: Database) -> Engine:
     """All open orders with their trades, each behind those accepted before it."""
     orders: dict[int, Order] = {}
     for row in await database.rows(queries.OPEN_ORDERS):
-        order = queries.order_of(row)
+        order = order_of(row)
         orders[order.id] = order
     for order_id, *trade in await database.rows(queries.TRADES_OF_OPEN_ORDERS):
         orders[order_id.int].add_trade(queries.trade_of(tuple(trade)))
@@ -62,7 +63,7 @@ async def load_retries(
 ) -> None:
     """The orders since then that can be sent again; those that are ``kept`` by id stay the same."""
     for row in await database.rows(queries.CLIENT_ORDERS_SINCE, {"since": to_datetime(since_us)}):
-        stored = queries.earlier_order_of(row)
+        stored = earlier_order_of(row)
         order = kept.get(stored.id, stored)
         order.client_order_id = row[-1]
         retries.add(order)

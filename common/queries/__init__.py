@@ -16,7 +16,6 @@ from sqlalchemy import (
     Text,
     Update,
     Uuid,
-    and_,
     bindparam,
     case,
     cast,
@@ -41,7 +40,6 @@ from common.model import (
     AVERAGE_TRADES_MAX,
     LOOKED_AT_MAX,
     PRICE_MAX_CENTS,
-    TIME_IN_FORCE,
     BookDepth,
     Broker,
     CloseReason,
@@ -50,20 +48,21 @@ from common.model import (
     Order,
     OrderDetail,
     OrderQuery,
-    OrderType,
     Side,
     Trade,
     TradeDetail,
     to_datetime,
     to_us,
 )
+from common.queries.stored_orders import (
+    close_reason_at,
+    of_client,
+    order_columns,
+    still_open,
+    trades_of_order,
+    word,
+)
 from common.tables import balances, brokers, client_orders, exchange_state, orders, trades
-
-
-def _word(constant: str) -> ColumnElement[str]:
-    """One of our own words as a constant of the statement, not a parameter."""
-    return literal_column(f"'{constant}'", Text)
-
 
 # ---- bulk writing: one parameter an array column, one statement a table ----
 
@@ -110,9 +109,6 @@ INSERT_ORDER = compiled(
     )
 )
 
-# Whether a row that is looked up by its id is open. No index has this condition in these words, so
-# that a planner without statistics does not look through all open orders for it.
-_still_open = func.coalesce(orders.c.close_reason, _word("")) == _word("")
 
 _changed = _columns(
     "changed",
@@ -135,7 +131,7 @@ def _update_of(
         "close_reason": reason,
         "closed_at": _instant(closed_us),
     }
-    return update(orders).where(orders.c.id == order_id, _still_open).values(reached)
+    return update(orders).where(orders.c.id == order_id, still_open).values(reached)
 
 
 # Planned anew each time. Where the orders were few when it was planned, it reads all of them and
@@ -230,39 +226,22 @@ def broker_row(broker: Broker) -> dict[str, Any]:
 
 
 def broker_of(row: Row) -> Broker:
-    """A broker from a row of ``ALL_BROKERS``."""
+    """A broker from a row of the table."""
     broker_id, name, webhook_url, key_hash, created_at = row
     return Broker(broker_id.int, name, webhook_url, bytes(key_hash), to_us(created_at))
 
 
 # ---- orders as their owners see them ----
 
-# The trades of an order of the outer query, from the indexes trades_of_maker and trades_of_taker.
-# Each is looked into for itself: where one condition names both, PostgreSQL may read all trades, if
-# it knew of few when it made the plan.
-_own = union_all(
-    select(trades).where(trades.c.maker_order_id == orders.c.id),
-    select(trades).where(trades.c.taker_order_id == orders.c.id),
-).lateral("own")
 _counterparty = case(
-    (_own.c.maker_order_id == orders.c.id, _own.c.taker_broker_id), else_=_own.c.maker_broker_id
+    (trades_of_order.c.maker_order_id == orders.c.id, trades_of_order.c.taker_broker_id),
+    else_=trades_of_order.c.maker_broker_id,
 )
-
-
-def _close_reason_at(instant: ColumnElement[Any]) -> ColumnElement[Any]:
-    """An order that has ended reads as expired from then on, though nothing has closed it yet."""
-    return case(
-        (
-            and_(orders.c.close_reason.is_(None), orders.c.valid_until <= instant),
-            _word(CloseReason.EXPIRED),
-        ),
-        else_=orders.c.close_reason,
-    )
 
 
 # Where the tables are behind what was done, an order that has ended may have been filled before:
 # what is not ``known`` yet is not said. Without that they are the truth.
-_close_reason = _close_reason_at(
+_close_reason = close_reason_at(
     func.coalesce(
         bindparam("known_until", type_=DateTime(timezone=True)), func.statement_timestamp()
     )
@@ -288,15 +267,15 @@ def _details(chosen: Subquery | None = None) -> Any:
             _close_reason,
             orders.c.valid_until,
             orders.c.created_at,
-            _own.c.id,
-            _own.c.price,
-            _own.c.quantity,
-            _own.c.executed_at,
+            trades_of_order.c.id,
+            trades_of_order.c.price,
+            trades_of_order.c.quantity,
+            trades_of_order.c.executed_at,
             brokers.c.name,
         )
-        .select_from(source.outerjoin(_own, true()))
+        .select_from(source.outerjoin(trades_of_order, true()))
         .outerjoin(brokers, brokers.c.id == _counterparty)
-        .order_by(orders.c.id.desc(), _own.c.sequence, _own.c.id)
+        .order_by(orders.c.id.desc(), trades_of_order.c.sequence, trades_of_order.c.id)
     )
 
 
@@ -314,7 +293,8 @@ def _as_instant(instant_us: int | None) -> datetime | None:
 
 # The newest orders of a broker below an id: index orders_of_broker, or orders_open_of_broker for
 # what is open, read backwards.
-_broker_of_key = (
+# The broker whose key it is, in a statement on something else.
+broker_of_key = (
     select(brokers.c.id)
     .where(brokers.c.key_hash == bindparam("key_hash", type_=LargeBinary))
     .scalar_subquery()
@@ -326,7 +306,7 @@ def _below(*conditions: ColumnElement[bool]) -> Select[Any]:
     smaller = orders.c.id < bindparam("before_id", type_=Uuid)
     return (
         select(orders.c.id)
-        .where(orders.c.broker_id == _broker_of_key, smaller, *conditions)
+        .where(orders.c.broker_id == broker_of_key, smaller, *conditions)
         .order_by(orders.c.id.desc())
     )
 
@@ -348,7 +328,7 @@ def _page(own: Select[Any], *conditions: ColumnElement[bool]) -> Statement:
 
 
 # What the index orders_open_of_broker holds, in the words that it is made with.
-_in_open_of_broker = func.coalesce(orders.c.close_reason, _word("open")) == _word("open")
+_in_open_of_broker = func.coalesce(orders.c.close_reason, word("open")) == word("open")
 _all, _open = _below(), _below(_in_open_of_broker)
 _all_end = _page_end(_all)
 PAGE_END = {None: _all_end, "open": _page_end(_open), "closed": _all_end}
@@ -443,7 +423,7 @@ def _levels(side: Side) -> Subquery:
         )
         .where(
             orders.c.symbol == bindparam("symbol", type_=Text),
-            orders.c.side == _word(side),
+            orders.c.side == word(side),
             orders.c.close_reason.is_(None),
             orders.c.valid_until > func.statement_timestamp(),
         )
@@ -455,7 +435,7 @@ def _levels(side: Side) -> Subquery:
 
 
 _asks, _bids = _levels(Side.ASK), _levels(Side.BID)
-BOOK = compiled(union_all(select(_word(Side.ASK), _asks), select(_word(Side.BID), _bids)))
+BOOK = compiled(union_all(select(word(Side.ASK), _asks), select(word(Side.BID), _bids)))
 
 
 def book_of(symbol: str, depth: int, rows: Iterable[Row]) -> BookDepth:
@@ -471,23 +451,8 @@ def book_of(symbol: str, depth: int, rows: Iterable[Row]) -> BookDepth:
 # A sum over at most as many rows as there are symbols: the primary key of balances.
 BALANCE = compiled(
     select(func.coalesce(func.sum(balances.c.cash), literal_column("0"))).where(
-        balances.c.broker_id == _broker_of_key
+        balances.c.broker_id == broker_of_key
     )
-)
-
-_open_columns = (
-    orders.c.id,
-    orders.c.sequence,
-    orders.c.broker_id,
-    orders.c.document_number,
-    orders.c.side,
-    orders.c.order_type,
-    orders.c.symbol,
-    orders.c.price,
-    orders.c.quantity,
-    orders.c.remaining_quantity,
-    orders.c.valid_until,
-    orders.c.created_at,
 )
 
 
@@ -500,14 +465,13 @@ def _lock(kind: str, name: str) -> ColumnElement[Any]:
 
 # ---- orders that are sent again ----
 
-_of_client = orders.c.id == client_orders.c.order_id
 # Of two orders with one id that come at once, the second waits here and then finds the first.
 LOCK_CLIENT_ORDER = compiled(select(_lock("2", "client_order_id")))
 EARLIER_ORDER = compiled(
-    select(*_open_columns, _close_reason_at(func.statement_timestamp()))
-    .join_from(client_orders, orders, _of_client)
+    select(*order_columns, close_reason_at(func.statement_timestamp()))
+    .join_from(client_orders, orders, of_client)
     .where(
-        client_orders.c.broker_id == _broker_of_key,
+        client_orders.c.broker_id == broker_of_key,
         client_orders.c.client_order_id == bindparam("client_order_id", type_=Text),
         client_orders.c.created_at
         > func.clock_timestamp()
@@ -515,19 +479,11 @@ EARLIER_ORDER = compiled(
     )
 )
 CLIENT_ORDERS_SINCE = compiled(
-    select(*_open_columns, orders.c.close_reason, client_orders.c.client_order_id)
-    .join_from(client_orders, orders, _of_client)
+    select(*order_columns, orders.c.close_reason, client_orders.c.client_order_id)
+    .join_from(client_orders, orders, of_client)
     .where(client_orders.c.created_at > bindparam("since", type_=DateTime(timezone=True)))
     .order_by(client_orders.c.created_at)
 )
-
-
-def earlier_order_of(row: Row) -> Order:
-    """An order, open or closed, without its trades, from the start of a row of these."""
-    order = order_of(row)
-    close_reason = row[12]
-    order.close_reason = None if close_reason is None else CloseReason(close_reason)
-    return order
 
 
 # ---- matching in the database ----
@@ -554,11 +510,11 @@ def _makers(side: Side) -> Statement:
     within = orders.c.price >= limit if side is Side.BID else orders.c.price <= limit
     best_first = orders.c.price.desc() if side is Side.BID else orders.c.price.asc()
     return compiled(
-        select(*_open_columns, brokers.c.webhook_url)
+        select(*order_columns, brokers.c.webhook_url)
         .join_from(orders, brokers, brokers.c.id == orders.c.broker_id)
         .where(
             orders.c.symbol == bindparam("symbol", type_=Text),
-            orders.c.side == _word(side),
+            orders.c.side == word(side),
             orders.c.close_reason.is_(None),
             orders.c.valid_until > func.clock_timestamp(),
             within,
@@ -591,11 +547,11 @@ CANCEL = compiled(
     update(orders)
     .where(
         orders.c.id == bindparam("order_id", type_=Uuid),
-        orders.c.broker_id == _broker_of_key,
-        _still_open,
+        orders.c.broker_id == broker_of_key,
+        still_open,
         orders.c.valid_until > func.clock_timestamp(),
     )
-    .values(close_reason=_word(CloseReason.CANCELLED), closed_at=func.clock_timestamp())
+    .values(close_reason=word(CloseReason.CANCELLED), closed_at=func.clock_timestamp())
     .returning(orders.c.id)
 )
 # Closes orders that have ended, as many at once as do not hold others up. Rows that an order is
@@ -610,20 +566,20 @@ _ended = (
 CLOSE_ENDED = compiled(
     update(orders)
     .where(orders.c.id.in_(_ended.scalar_subquery()))
-    .values(close_reason=_word(CloseReason.EXPIRED), closed_at=orders.c.valid_until)
+    .values(close_reason=word(CloseReason.EXPIRED), closed_at=orders.c.valid_until)
 )
 
 # ---- what a start reads ----
 
 # Sequence alone gives every level its order.
 OPEN_ORDERS = compiled(
-    select(*_open_columns).where(orders.c.close_reason.is_(None)).order_by(orders.c.sequence)
+    select(*order_columns).where(orders.c.close_reason.is_(None)).order_by(orders.c.sequence)
 )
 TRADES_OF_OPEN_ORDERS = compiled(
-    select(orders.c.id, *_own.c)
-    .join_from(orders, _own, true())
+    select(orders.c.id, *trades_of_order.c)
+    .join_from(orders, trades_of_order, true())
     .where(orders.c.close_reason.is_(None))
-    .order_by(_own.c.sequence, _own.c.id)
+    .order_by(trades_of_order.c.sequence, trades_of_order.c.id)
 )
 BROKER_BALANCES = compiled(
     select(balances.c.broker_id, func.sum(balances.c.cash)).group_by(balances.c.broker_id)
@@ -657,27 +613,6 @@ LAST_SEQUENCE = statement_of(
     "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM order_sequence"
 )
 COUNT_TRADES = compiled(select(func.count()).select_from(trades))
-
-
-def order_of(row: Row) -> Order:
-    """An open order, without its trades, from a row that begins with ``_open_columns``."""
-    (order_id, sequence, broker_id, document_number, side, order_type) = row[:6]
-    (symbol, price, quantity, remaining, valid_until, created_at) = row[6:12]
-    return Order(
-        id=order_id.int,
-        sequence=sequence,
-        broker_id=broker_id.int,
-        document_number=document_number,
-        side=Side(side),
-        order_type=OrderType(order_type),
-        time_in_force=TIME_IN_FORCE[OrderType(order_type)],
-        symbol=symbol,
-        price=price,
-        quantity=quantity,
-        remaining_quantity=remaining,
-        valid_until_us=None if valid_until is None else to_us(valid_until),
-        created_at_us=to_us(created_at),
-    )
 
 
 def trade_of(row: Row) -> Trade:
