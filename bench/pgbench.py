@@ -32,6 +32,7 @@ from common.channel import Statement
 from common.database import PLANNING, prepare_schema
 from common.model import Side
 from common.postgres import binary
+from common.queries import accounts
 
 PROFILE = PROFILES["average"]
 # One of five orders trades, with one maker, as the average day has it.
@@ -149,11 +150,11 @@ def scripts() -> dict[str, tuple[float, str]]:
         written(queries.ADD_CASH, _CASH),
     )
     cancel = transaction(
-        written(queries.CANCEL), written(queries.ORDER_OWNER), written(queries.AUTHENTICATE)
+        written(queries.CANCEL), written(queries.ORDER_OWNER), written(accounts.AUTHENTICATE)
     )
 
     def read(statement: Statement, values: dict[str, str] | None = None) -> str:
-        return _VARIABLES + transaction(written(queries.AUTHENTICATE), written(statement, values))
+        return _VARIABLES + transaction(written(accounts.AUTHENTICATE), written(statement, values))
 
     return {
         "order that rests": (shares[Kind.ORDER] * (1 - TRADING_SHARE), draw + rests),
@@ -165,7 +166,7 @@ def scripts() -> dict[str, tuple[float, str]]:
         ),
         "price": (shares[Kind.PRICE], read(queries.PRICE)),
         "book": (shares[Kind.BOOK], read(queries.BOOK)),
-        "balance": (shares[Kind.BALANCE], read(queries.BALANCE)),
+        "balance": (shares[Kind.BALANCE], read(accounts.BALANCE)),
     }
 
 

@@ -28,6 +28,7 @@ from common.model import (
     Registration,
     to_us,
 )
+from common.queries import accounts
 from common.queries.stored_orders import earlier_order_of, order_of
 from common.retries import replayed
 from common.views import page_of, receipt_of
@@ -59,14 +60,14 @@ class Exchange:
         broker = Broker(
             self._clock.new_id(), name, webhook_url, hash_key(api_key), self._clock.now_us()
         )
-        await self._database.commit((queries.INSERT_BROKER, queries.broker_row(broker)))
+        await self._database.commit((accounts.INSERT_BROKER, accounts.broker_row(broker)))
         return Registration(format_id(broker.id), api_key)
 
     async def authenticate(self, key_hash: bytes) -> Broker:
-        row = await self._database.row(queries.AUTHENTICATE, {"key_hash": key_hash})
+        row = await self._database.row(accounts.AUTHENTICATE, {"key_hash": key_hash})
         if row is None:
             raise unknown_key()
-        return queries.broker_of(row)
+        return accounts.broker_of(row)
 
     async def submit(self, key_hash: bytes, new_order: NewOrder) -> Receipt:
         return await self._database.retried(self._submit, key_hash, new_order)
@@ -77,7 +78,7 @@ class Exchange:
             self._database.commit,
             (queries.CANCEL, parameters),
             (queries.ORDER_OWNER, parameters),
-            (queries.AUTHENTICATE, parameters),
+            (accounts.AUTHENTICATE, parameters),
         )
         if not broker_rows:
             raise unknown_key()
@@ -111,7 +112,7 @@ class Exchange:
         return queries.book_of(symbol, depth, rows)
 
     async def balance(self, key_hash: bytes) -> Balance:
-        broker, rows = await self._ask(key_hash, queries.BALANCE, {"key_hash": key_hash})
+        broker, rows = await self._ask(key_hash, accounts.BALANCE, {"key_hash": key_hash})
         return Balance(format_id(broker.id), broker.name, int(rows[0][0]))
 
     async def sweep(self) -> None:
@@ -202,8 +203,8 @@ class Exchange:
     ) -> tuple[Broker, list[Row]]:
         """Who asks, and the rows of the answer."""
         found, rows = await self._database.together(
-            (queries.AUTHENTICATE, {"key_hash": key_hash}), (query, parameters)
+            (accounts.AUTHENTICATE, {"key_hash": key_hash}), (query, parameters)
         )
         if not found:
             raise unknown_key()
-        return queries.broker_of(found[0]), rows
+        return accounts.broker_of(found[0]), rows

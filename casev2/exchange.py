@@ -29,6 +29,7 @@ from common.model import (
     Registration,
 )
 from common.orders import OrdersById
+from common.queries import accounts
 from common.retries import Retries, replayed
 from common.sequencer import Sequencer
 from common.settling import Settling
@@ -69,7 +70,7 @@ class Exchange:
         broker = Broker(
             self._sequencer.new_id(), name, webhook_url, hash_key(api_key), self._sequencer.now_us()
         )
-        await self._writer.commit((queries.INSERT_BROKER, queries.broker_row(broker)))
+        await self._writer.commit((accounts.INSERT_BROKER, accounts.broker_row(broker)))
         self._brokers.add(broker)
         return Registration(format_id(broker.id), api_key)
 
@@ -130,7 +131,7 @@ class Exchange:
         return queries.book_of(symbol, depth, rows)
 
     async def balance(self, key_hash: bytes) -> Balance:
-        broker, rows = await self._ask(key_hash, queries.BALANCE, {"key_hash": key_hash})
+        broker, rows = await self._ask(key_hash, accounts.BALANCE, {"key_hash": key_hash})
         return Balance(format_id(broker.id), broker.name, int(rows[0][0]))
 
     async def sweep(self) -> None:

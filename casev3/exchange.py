@@ -31,6 +31,7 @@ from common.model import (
     Receipt,
     Registration,
 )
+from common.queries import accounts
 from common.retries import Retries, replayed
 from common.sequencer import Sequencer
 from common.settling import Settling
@@ -71,7 +72,7 @@ class Exchange:
         broker = Broker(
             self._sequencer.new_id(), name, webhook_url, hash_key(api_key), self._sequencer.now_us()
         )
-        await self._writer.commit((queries.INSERT_BROKER, queries.broker_row(broker)))
+        await self._writer.commit((accounts.INSERT_BROKER, accounts.broker_row(broker)))
         self._brokers.add(broker)
         return Registration(format_id(broker.id), api_key)
 

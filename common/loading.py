@@ -11,6 +11,7 @@ from common.engine import Engine
 from common.ids import Clock
 from common.ledger import Ledger
 from common.model import Order, to_datetime, to_us
+from common.queries import accounts
 from common.queries.stored_orders import earlier_order_of, order_of
 from common.retries import Retries
 
@@ -24,7 +25,7 @@ async def load_brokers(database: Database) -> Brokers:
     """All brokers."""
     brokers = Brokers()
     for row in await database.rows(queries.ALL_BROKERS):
-        brokers.add(queries.broker_of(row))
+        brokers.add(accounts.broker_of(row))
     return brokers
 
 

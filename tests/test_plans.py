@@ -19,10 +19,11 @@ from common import queries
 from common.channel import Statement
 from common.database import conninfo, prepare_schema
 from common.model import Side
+from common.queries import accounts
 
 README = Path(__file__).resolve().parents[1] / "casev1" / "README.md"
 STATEMENTS: dict[str, Statement] = {
-    "AUTHENTICATE": queries.AUTHENTICATE,
+    "AUTHENTICATE": accounts.AUTHENTICATE,
     "EARLIER_ORDER": queries.EARLIER_ORDER,
     "ACCEPT": queries.ACCEPT,
     "MAKERS of a bid": queries.MAKERS[Side.BID],
@@ -40,7 +41,7 @@ STATEMENTS: dict[str, Statement] = {
     "PAGE_END of what is open": queries.PAGE_END["open"],
     "PRICE": queries.PRICE,
     "BOOK": queries.BOOK,
-    "BALANCE": queries.BALANCE,
+    "BALANCE": accounts.BALANCE,
 }
 # 90 % of the orders are closed; brokers, symbols and prices are spread over them.
 BROKERS_AND_ORDERS = """

@@ -41,7 +41,6 @@ from common.model import (
     LOOKED_AT_MAX,
     PRICE_MAX_CENTS,
     BookDepth,
-    Broker,
     CloseReason,
     Level,
     NewOrder,
@@ -54,6 +53,7 @@ from common.model import (
     to_datetime,
     to_us,
 )
+from common.queries.accounts import broker_of_key
 from common.queries.stored_orders import (
     close_reason_at,
     of_client,
@@ -210,25 +210,7 @@ FLUSH_BEHIND_NUMBERED = statement_of(
 
 # ---- brokers ----
 
-INSERT_BROKER = compiled(insert(brokers))
 ALL_BROKERS = compiled(select(brokers))
-
-
-def broker_row(broker: Broker) -> dict[str, Any]:
-    """The parameters of ``INSERT_BROKER``."""
-    return {
-        "id": uuid_of(broker.id),
-        "name": broker.name,
-        "webhook_url": broker.webhook_url,
-        "key_hash": broker.key_hash,
-        "created_at": to_datetime(broker.created_at_us),
-    }
-
-
-def broker_of(row: Row) -> Broker:
-    """A broker from a row of the table."""
-    broker_id, name, webhook_url, key_hash, created_at = row
-    return Broker(broker_id.int, name, webhook_url, bytes(key_hash), to_us(created_at))
 
 
 # ---- orders as their owners see them ----
@@ -293,12 +275,6 @@ def _as_instant(instant_us: int | None) -> datetime | None:
 
 # The newest orders of a broker below an id: index orders_of_broker, or orders_open_of_broker for
 # what is open, read backwards.
-# The broker whose key it is, in a statement on something else.
-broker_of_key = (
-    select(brokers.c.id)
-    .where(brokers.c.key_hash == bindparam("key_hash", type_=LargeBinary))
-    .scalar_subquery()
-)
 
 
 def _below(*conditions: ColumnElement[bool]) -> Select[Any]:
@@ -388,9 +364,6 @@ def details_of(rows: Iterable[Row]) -> Iterator[tuple[int, OrderDetail]]:
 
 # ---- what the other reads ask ----
 
-AUTHENTICATE = compiled(
-    select(brokers).where(brokers.c.key_hash == bindparam("key_hash", type_=LargeBinary))
-)
 
 _latest = (
     select(trades.c.price, trades.c.sequence, trades.c.id)
@@ -446,14 +419,6 @@ def book_of(symbol: str, depth: int, rows: Iterable[Row]) -> BookDepth:
     levels[Side.ASK].sort(key=lambda level: level.price)
     levels[Side.BID].sort(key=lambda level: -level.price)
     return BookDepth(symbol, depth, levels[Side.ASK], levels[Side.BID])
-
-
-# A sum over at most as many rows as there are symbols: the primary key of balances.
-BALANCE = compiled(
-    select(func.coalesce(func.sum(balances.c.cash), literal_column("0"))).where(
-        balances.c.broker_id == broker_of_key
-    )
-)
 
 
 def _lock(kind: str, name: str) -> ColumnElement[Any]:
