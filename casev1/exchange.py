@@ -28,7 +28,7 @@ from common.model import (
     Registration,
     to_us,
 )
-from common.queries import accounts
+from common.queries import accounts, state
 from common.queries.stored_orders import earlier_order_of, order_of
 from common.retries import replayed
 from common.views import page_of, receipt_of
@@ -123,7 +123,7 @@ class Exchange:
 
     async def health(self) -> Health:
         try:
-            rows = await self._database.rows(queries.LAST_SEQUENCE)
+            rows = await self._database.rows(state.LAST_SEQUENCE)
         except Unavailable as error:
             return Health("commit", error.detail, self._webhooks.figures())
         return Health(
@@ -144,7 +144,7 @@ class Exchange:
         return int(rows[0][0])
 
     async def reset(self) -> None:
-        await self._database.retried(self._database.commit, *queries.empty_everything(None))
+        await self._database.retried(self._database.commit, *state.empty_everything(None))
 
     async def _submit(self, key_hash: bytes, new_order: NewOrder) -> Receipt:
         """One transaction of two round trips, or more when an order meets very many makers."""

@@ -29,7 +29,7 @@ from common.model import (
     Registration,
 )
 from common.orders import OrdersById
-from common.queries import accounts
+from common.queries import accounts, state
 from common.retries import Retries, replayed
 from common.sequencer import Sequencer
 from common.settling import Settling
@@ -164,7 +164,7 @@ class Exchange:
 
     async def reset(self) -> None:
         async with self._writer.emptied(
-            lambda: queries.empty_everything(self._sequencer.announce_log())
+            lambda: state.empty_everything(self._sequencer.announce_log())
         ):
             self._brokers.clear()
             self._engine.clear()

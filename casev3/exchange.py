@@ -31,7 +31,7 @@ from common.model import (
     Receipt,
     Registration,
 )
-from common.queries import accounts
+from common.queries import accounts, state
 from common.retries import Retries, replayed
 from common.sequencer import Sequencer
 from common.settling import Settling
@@ -179,7 +179,7 @@ class Exchange:
 
     async def reset(self) -> None:
         async with self._writer.emptied(
-            lambda: queries.empty_everything(self._sequencer.announce_log())
+            lambda: state.empty_everything(self._sequencer.announce_log())
         ):
             self._brokers.clear()
             self._engine.clear()

@@ -1,10 +1,9 @@
 """The statements of the exchange, built and compiled once. Each says in which index it lives."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import groupby
 from typing import Any
-from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
@@ -33,7 +32,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.sql.selectable import NamedFromClause, Select, Subquery
 from sqlalchemy.types import TypeEngine
 
-from common.channel import Question, Row, Statement, compiled, statement_of
+from common.channel import Row, Statement, compiled
 from common.database import uuid_of
 from common.ids import format_id
 from common.model import (
@@ -62,7 +61,7 @@ from common.queries.stored_orders import (
     trades_of_order,
     word,
 )
-from common.tables import balances, brokers, client_orders, exchange_state, orders, trades
+from common.tables import balances, brokers, client_orders, orders, trades
 
 # ---- bulk writing: one parameter an array column, one statement a table ----
 
@@ -171,42 +170,6 @@ NAME_ORDERS = compiled(
     )
 )
 
-READ_STATE = compiled(
-    select(
-        exchange_state.c.generation,
-        exchange_state.c.flushed_sequence,
-        exchange_state.c.flush_number,
-    )
-)
-_next_generation = exchange_state.c.generation + literal_column("1")
-BEGIN_GENERATION = compiled(update(exchange_state).values(generation=_next_generation))
-LOG_IDS = compiled(select(exchange_state.c.exchange_id, exchange_state.c.log_id))
-NEED_LOG = compiled(update(exchange_state).values(log_id=bindparam("log")))
-NEED_NO_LOG = compiled(
-    update(exchange_state)
-    .where(exchange_state.c.log_id == bindparam("log"))
-    .values(log_id=literal_column("NULL"))
-)
-WRITE_STATE = compiled(
-    update(exchange_state).values(
-        flushed_sequence=bindparam("sequence"), flush_number=bindparam("number")
-    )
-)
-
-# casev1 numbers orders by a sequence of the database, the others go on from what is flushed. Each
-# begins behind the other, so that a database may change its case and older orders still go first.
-# To be done by who keeps the other out; processes of casev1, which do not, take turns.
-TAKE_TURNS = statement_of("SELECT pg_advisory_xact_lock(hashtext('exchange numbers'))")
-NUMBER_BEHIND_FLUSHED = statement_of(
-    "SELECT setval('order_sequence', flushed_sequence) FROM exchange_state, order_sequence"
-    " WHERE flushed_sequence > CASE WHEN is_called THEN last_value ELSE 0 END"
-)
-FLUSH_BEHIND_NUMBERED = statement_of(
-    # setval, since only what is set is there again as it was after a crash of PostgreSQL.
-    "UPDATE exchange_state"
-    " SET flushed_sequence = (SELECT setval('order_sequence', last_value) FROM order_sequence)"
-    " WHERE flushed_sequence < (SELECT last_value FROM order_sequence WHERE is_called)"
-)
 
 # ---- brokers ----
 
@@ -573,10 +536,6 @@ NEWEST_CLOSED_ID = compiled(
 NEWEST_ORDER = compiled(
     select(orders.c.id, orders.c.created_at).order_by(orders.c.id.desc()).limit(literal_column("1"))
 )
-# Nothing is behind it where orders are numbered in the database.
-LAST_SEQUENCE = statement_of(
-    "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM order_sequence"
-)
 COUNT_TRADES = compiled(select(func.count()).select_from(trades))
 
 
@@ -597,22 +556,3 @@ def trade_of(row: Row) -> Trade:
         taker_broker_id=taker_broker.int,
         executed_at_us=to_us(executed_at),
     )
-
-
-# ---- /debug/reset ----
-
-_EMPTY: tuple[Question, ...] = (
-    # Locked in the order in which most requests come to them.
-    (statement_of("TRUNCATE brokers, client_orders, orders, trades, balances"), {}),
-    (statement_of("ALTER SEQUENCE order_sequence RESTART"), {}),
-)
-_BEGIN_AGAIN = compiled(
-    update(exchange_state).values(
-        generation=_next_generation, flushed_sequence=literal_column("0"), log_id=bindparam("log")
-    )
-)
-
-
-def empty_everything(log_id: UUID | None) -> Sequence[Question]:
-    """A transaction behind which the log of this name is needed, if one is."""
-    return *_EMPTY, (_BEGIN_AGAIN, {"log": log_id and log_id.hex})
