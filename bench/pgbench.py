@@ -32,7 +32,7 @@ from common.channel import Statement
 from common.database import PLANNING, prepare_schema
 from common.model import Side
 from common.postgres import binary
-from common.queries import accounts
+from common.queries import accounts, writing
 
 PROFILE = PROFILES["average"]
 # One of five orders trades, with one maker, as the average day has it.
@@ -141,13 +141,13 @@ def scripts() -> dict[str, tuple[float, str]]:
     def accepted(price: str) -> tuple[str, str]:
         return written(queries.ACCEPT), written(queries.MAKERS[Side.BID], {"price": price})
 
-    rests = transaction(*accepted("999"), written(queries.INSERT_ORDER))
+    rests = transaction(*accepted("999"), written(writing.INSERT_ORDER))
     trades = transaction(
         *accepted(BEST_ASK),
-        written(queries.INSERT_ORDER, _MARKET),
-        written(queries.UPDATE_ORDER, _MAKER),
-        written(queries.INSERT_TRADES, _TRADE),
-        written(queries.ADD_CASH, _CASH),
+        written(writing.INSERT_ORDER, _MARKET),
+        written(writing.UPDATE_ORDER, _MAKER),
+        written(writing.INSERT_TRADES, _TRADE),
+        written(writing.ADD_CASH, _CASH),
     )
     cancel = transaction(
         written(queries.CANCEL), written(queries.ORDER_OWNER), written(accounts.AUTHENTICATE)

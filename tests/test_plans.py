@@ -19,7 +19,7 @@ from common import queries
 from common.channel import Statement
 from common.database import conninfo, prepare_schema
 from common.model import Side
-from common.queries import accounts
+from common.queries import accounts, writing
 
 README = Path(__file__).resolve().parents[1] / "casev1" / "README.md"
 STATEMENTS: dict[str, Statement] = {
@@ -28,8 +28,8 @@ STATEMENTS: dict[str, Statement] = {
     "ACCEPT": queries.ACCEPT,
     "MAKERS of a bid": queries.MAKERS[Side.BID],
     "MAKERS of an ask": queries.MAKERS[Side.ASK],
-    "UPDATE_ORDER": queries.UPDATE_ORDER,
-    "UPDATE_ORDERS": queries.UPDATE_ORDERS,
+    "UPDATE_ORDER": writing.UPDATE_ORDER,
+    "UPDATE_ORDERS": writing.UPDATE_ORDERS,
     "CANCEL": queries.CANCEL,
     "CLOSE_ENDED": queries.CLOSE_ENDED,
     "ORDER_OWNER": queries.ORDER_OWNER,
