@@ -32,7 +32,7 @@ from common.channel import Statement
 from common.database import PLANNING, prepare_schema
 from common.model import Side
 from common.postgres import binary
-from common.queries import accounts, writing
+from common.queries import accounts, own_orders, writing
 
 PROFILE = PROFILES["average"]
 # One of five orders trades, with one maker, as the average day has it.
@@ -150,7 +150,7 @@ def scripts() -> dict[str, tuple[float, str]]:
         written(writing.ADD_CASH, _CASH),
     )
     cancel = transaction(
-        written(queries.CANCEL), written(queries.ORDER_OWNER), written(accounts.AUTHENTICATE)
+        written(queries.CANCEL), written(own_orders.ORDER_OWNER), written(accounts.AUTHENTICATE)
     )
 
     def read(statement: Statement, values: dict[str, str] | None = None) -> str:
@@ -162,7 +162,7 @@ def scripts() -> dict[str, tuple[float, str]]:
         "cancel": (shares[Kind.CANCEL], "\\set broker :owner\n" + cancel),
         "order status": (
             shares[Kind.STATUS],
-            read(queries.ORDER_DETAIL, {"order_id": "md5('order' || :maker)"}),
+            read(own_orders.ORDER_DETAIL, {"order_id": "md5('order' || :maker)"}),
         ),
         "price": (shares[Kind.PRICE], read(queries.PRICE)),
         "book": (shares[Kind.BOOK], read(queries.BOOK)),

@@ -28,7 +28,7 @@ from common.model import (
     Registration,
     to_us,
 )
-from common.queries import accounts, state
+from common.queries import accounts, own_orders, state
 from common.queries.stored_orders import earlier_order_of, order_of
 from common.retries import replayed
 from common.views import page_of, receipt_of
@@ -77,7 +77,7 @@ class Exchange:
         _, owners, broker_rows = await self._database.retried(
             self._database.commit,
             (queries.CANCEL, parameters),
-            (queries.ORDER_OWNER, parameters),
+            (own_orders.ORDER_OWNER, parameters),
             (accounts.AUTHENTICATE, parameters),
         )
         if not broker_rows:
@@ -87,11 +87,11 @@ class Exchange:
 
     async def order(self, key_hash: bytes, order_id: int) -> OrderDetail:
         broker, rows = await self._ask(
-            key_hash, queries.ORDER_DETAIL, queries.detail_parameters(order_id)
+            key_hash, own_orders.ORDER_DETAIL, own_orders.detail_parameters(order_id)
         )
         if not rows:
             raise NotFound("no such order")
-        owner_id, detail = next(queries.details_of(rows))
+        owner_id, detail = next(own_orders.details_of(rows))
         if owner_id != broker.id:
             raise Forbidden("the order belongs to another broker")
         return detail

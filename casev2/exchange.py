@@ -29,7 +29,7 @@ from common.model import (
     Registration,
 )
 from common.orders import OrdersById
-from common.queries import accounts, state
+from common.queries import accounts, own_orders, state
 from common.retries import Retries, replayed
 from common.sequencer import Sequencer
 from common.settling import Settling
@@ -105,12 +105,12 @@ class Exchange:
         await self._writer.until_stored(order_id)
         broker, rows = await self._ask(
             key_hash,
-            queries.ORDER_DETAIL,
-            queries.detail_parameters(order_id, self._known_until_us()),
+            own_orders.ORDER_DETAIL,
+            own_orders.detail_parameters(order_id, self._known_until_us()),
         )
         if not rows:
             raise NotFound("no such order")
-        owner_id, detail = next(queries.details_of(rows))
+        owner_id, detail = next(own_orders.details_of(rows))
         if owner_id != broker.id:
             raise Forbidden("the order belongs to another broker")
         return detail
@@ -223,7 +223,7 @@ class Exchange:
     async def _stored_owner(self, order_id: int) -> int | None:
         """The broker of an order that has left memory, None when there is no such order."""
         await self._writer.until_stored(order_id)
-        row = await self._database.row(queries.ORDER_OWNER, {"order_id": uuid_of(order_id)})
+        row = await self._database.row(own_orders.ORDER_OWNER, {"order_id": uuid_of(order_id)})
         return row[0].int if row else None
 
     def _known_until_us(self) -> int:

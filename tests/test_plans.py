@@ -19,7 +19,7 @@ from common import queries
 from common.channel import Statement
 from common.database import conninfo, prepare_schema
 from common.model import Side
-from common.queries import accounts, writing
+from common.queries import accounts, own_orders, writing
 
 README = Path(__file__).resolve().parents[1] / "casev1" / "README.md"
 STATEMENTS: dict[str, Statement] = {
@@ -32,13 +32,13 @@ STATEMENTS: dict[str, Statement] = {
     "UPDATE_ORDERS": writing.UPDATE_ORDERS,
     "CANCEL": queries.CANCEL,
     "CLOSE_ENDED": queries.CLOSE_ENDED,
-    "ORDER_OWNER": queries.ORDER_OWNER,
-    "ORDER_DETAIL": queries.ORDER_DETAIL,
-    "OWN_ORDERS": queries.OWN_ORDERS[None],
-    "OWN_ORDERS of what is closed": queries.OWN_ORDERS["closed"],
-    "OWN_ORDERS of what is open": queries.OWN_ORDERS["open"],
-    "PAGE_END": queries.PAGE_END[None],
-    "PAGE_END of what is open": queries.PAGE_END["open"],
+    "ORDER_OWNER": own_orders.ORDER_OWNER,
+    "ORDER_DETAIL": own_orders.ORDER_DETAIL,
+    "OWN_ORDERS": own_orders.OWN_ORDERS[None],
+    "OWN_ORDERS of what is closed": own_orders.OWN_ORDERS["closed"],
+    "OWN_ORDERS of what is open": own_orders.OWN_ORDERS["open"],
+    "PAGE_END": own_orders.PAGE_END[None],
+    "PAGE_END of what is open": own_orders.PAGE_END["open"],
     "PRICE": queries.PRICE,
     "BOOK": queries.BOOK,
     "BALANCE": accounts.BALANCE,
