@@ -32,7 +32,7 @@ from common.channel import Statement
 from common.database import PLANNING, prepare_schema
 from common.model import Side
 from common.postgres import binary
-from common.queries import accounts, own_orders, writing
+from common.queries import accounts, market_data, own_orders, writing
 
 PROFILE = PROFILES["average"]
 # One of five orders trades, with one maker, as the average day has it.
@@ -164,8 +164,8 @@ def scripts() -> dict[str, tuple[float, str]]:
             shares[Kind.STATUS],
             read(own_orders.ORDER_DETAIL, {"order_id": "md5('order' || :maker)"}),
         ),
-        "price": (shares[Kind.PRICE], read(queries.PRICE)),
-        "book": (shares[Kind.BOOK], read(queries.BOOK)),
+        "price": (shares[Kind.PRICE], read(market_data.PRICE)),
+        "book": (shares[Kind.BOOK], read(market_data.BOOK)),
         "balance": (shares[Kind.BALANCE], read(accounts.BALANCE)),
     }
 

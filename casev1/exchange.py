@@ -28,7 +28,7 @@ from common.model import (
     Registration,
     to_us,
 )
-from common.queries import accounts, own_orders, state
+from common.queries import accounts, market_data, own_orders, state
 from common.queries.stored_orders import earlier_order_of, order_of
 from common.retries import replayed
 from common.views import page_of, receipt_of
@@ -101,15 +101,15 @@ class Exchange:
         return page_of(found, query.limit, until_id)
 
     async def price(self, key_hash: bytes, symbol: str, trades: int) -> Price:
-        _, rows = await self._ask(key_hash, queries.PRICE, {"symbol": symbol, "trades": trades})
+        _, rows = await self._ask(key_hash, market_data.PRICE, {"symbol": symbol, "trades": trades})
         last_price, average_price, count = rows[0]
         if not count:
             raise NotFound(f"{symbol} has not traded yet")
         return Price(symbol, last_price, average_price, count)
 
     async def book(self, key_hash: bytes, symbol: str, depth: int) -> BookDepth:
-        _, rows = await self._ask(key_hash, queries.BOOK, {"symbol": symbol, "depth": depth})
-        return queries.book_of(symbol, depth, rows)
+        _, rows = await self._ask(key_hash, market_data.BOOK, {"symbol": symbol, "depth": depth})
+        return market_data.book_of(symbol, depth, rows)
 
     async def balance(self, key_hash: bytes) -> Balance:
         broker, rows = await self._ask(key_hash, accounts.BALANCE, {"key_hash": key_hash})
@@ -140,7 +140,7 @@ class Exchange:
         )
 
     async def trade_count(self) -> int:
-        rows = await self._database.rows(queries.COUNT_TRADES)
+        rows = await self._database.rows(market_data.COUNT_TRADES)
         return int(rows[0][0])
 
     async def reset(self) -> None:

@@ -6,7 +6,6 @@ read is a statement, and sees what has been flushed.
 
 from collections.abc import Sequence
 
-from common import queries
 from common.brokers import Brokers, hash_key, new_api_key
 from common.channel import Parameters, Row, Statement
 from common.database import Database, uuid_of
@@ -29,7 +28,7 @@ from common.model import (
     Registration,
 )
 from common.orders import OrdersById
-from common.queries import accounts, own_orders, state
+from common.queries import accounts, market_data, own_orders, state
 from common.retries import Retries, replayed
 from common.sequencer import Sequencer
 from common.settling import Settling
@@ -120,15 +119,15 @@ class Exchange:
         return page_of(found, query.limit, until_id)
 
     async def price(self, key_hash: bytes, symbol: str, trades: int) -> Price:
-        _, rows = await self._ask(key_hash, queries.PRICE, {"symbol": symbol, "trades": trades})
+        _, rows = await self._ask(key_hash, market_data.PRICE, {"symbol": symbol, "trades": trades})
         last_price, average_price, count = rows[0]
         if not count:
             raise NotFound(f"{symbol} has not traded yet")
         return Price(symbol, last_price, average_price, count)
 
     async def book(self, key_hash: bytes, symbol: str, depth: int) -> BookDepth:
-        _, rows = await self._ask(key_hash, queries.BOOK, {"symbol": symbol, "depth": depth})
-        return queries.book_of(symbol, depth, rows)
+        _, rows = await self._ask(key_hash, market_data.BOOK, {"symbol": symbol, "depth": depth})
+        return market_data.book_of(symbol, depth, rows)
 
     async def balance(self, key_hash: bytes) -> Balance:
         broker, rows = await self._ask(key_hash, accounts.BALANCE, {"key_hash": key_hash})
@@ -159,7 +158,7 @@ class Exchange:
         )
 
     async def trade_count(self) -> int:
-        rows = await self._database.rows(queries.COUNT_TRADES)
+        rows = await self._database.rows(market_data.COUNT_TRADES)
         return int(rows[0][0])
 
     async def reset(self) -> None:

@@ -11,7 +11,7 @@ from common.engine import Engine
 from common.ids import Clock
 from common.ledger import Ledger
 from common.model import Order, to_datetime, to_us
-from common.queries import accounts
+from common.queries import accounts, market_data
 from common.queries.stored_orders import earlier_order_of, order_of
 from common.retries import Retries
 
@@ -80,5 +80,5 @@ async def load_ledger(database: Database, ledger: Ledger, engine: Engine) -> Non
         ledger.prices_of(symbol).append(price)
     newest_closed = await database.row(queries.NEWEST_CLOSED_ID)
     ledger.evicted_until_id = newest_closed[0].int if newest_closed else 0
-    count = await database.row(queries.COUNT_TRADES)
+    count = await database.row(market_data.COUNT_TRADES)
     ledger.trade_count = int(count[0]) if count else 0

@@ -13,6 +13,7 @@ from bench.exchange_client import HarnessError
 from common import queries
 from common.database import prepare_schema
 from common.model import Side
+from common.queries import market_data
 
 
 def test_the_shares_are_those_of_the_average_day() -> None:
@@ -24,7 +25,7 @@ def test_the_shares_are_those_of_the_average_day() -> None:
 
 
 def test_a_statement_is_written_with_all_its_parameters_filled_in() -> None:
-    for statement in (queries.ACCEPT, queries.MAKERS[Side.BID], queries.CANCEL, queries.BOOK):
+    for statement in (queries.ACCEPT, queries.MAKERS[Side.BID], queries.CANCEL, market_data.BOOK):
         line = pgbench.written(statement)
         assert not re.search(r"\$\d", line)
         assert "\n" not in line

@@ -19,7 +19,7 @@ from common import queries
 from common.channel import Statement
 from common.database import conninfo, prepare_schema
 from common.model import Side
-from common.queries import accounts, own_orders, writing
+from common.queries import accounts, market_data, own_orders, writing
 
 README = Path(__file__).resolve().parents[1] / "casev1" / "README.md"
 STATEMENTS: dict[str, Statement] = {
@@ -39,8 +39,8 @@ STATEMENTS: dict[str, Statement] = {
     "OWN_ORDERS of what is open": own_orders.OWN_ORDERS["open"],
     "PAGE_END": own_orders.PAGE_END[None],
     "PAGE_END of what is open": own_orders.PAGE_END["open"],
-    "PRICE": queries.PRICE,
-    "BOOK": queries.BOOK,
+    "PRICE": market_data.PRICE,
+    "BOOK": market_data.BOOK,
     "BALANCE": accounts.BALANCE,
 }
 # 90 % of the orders are closed; brokers, symbols and prices are spread over them.
@@ -138,7 +138,7 @@ def test_of_bids_only_those_of_one_price_are_sorted(connection: psycopg.Connecti
     assert plan.count("Sort Key") == 1
 
 
-@pytest.mark.parametrize("statement", [queries.BOOK, queries.PRICE])
+@pytest.mark.parametrize("statement", [market_data.BOOK, market_data.PRICE])
 def test_what_is_shown_first_is_read_first(
     connection: psycopg.Connection[Any], statement: Statement
 ) -> None:
