@@ -27,12 +27,11 @@ from bench.exchange_client import HarnessError
 from bench.options import INTERRUPTED, Parser, add_place, between, stop_on_signals
 from bench.report import table
 from bench.traffic import PROFILES, Kind
-from common import queries
 from common.channel import Statement
 from common.database import PLANNING, prepare_schema
 from common.model import Side
 from common.postgres import binary
-from common.queries import accounts, market_data, own_orders, writing
+from common.queries import accounts, market_data, matching, own_orders, writing
 
 PROFILE = PROFILES["average"]
 # One of five orders trades, with one maker, as the average day has it.
@@ -139,7 +138,7 @@ def scripts() -> dict[str, tuple[float, str]]:
     draw = f"{_VARIABLES}\\set last random(1, 1000000000000000)\n\\set owner :broker\n"
 
     def accepted(price: str) -> tuple[str, str]:
-        return written(queries.ACCEPT), written(queries.MAKERS[Side.BID], {"price": price})
+        return written(matching.ACCEPT), written(matching.MAKERS[Side.BID], {"price": price})
 
     rests = transaction(*accepted("999"), written(writing.INSERT_ORDER))
     trades = transaction(
@@ -150,7 +149,7 @@ def scripts() -> dict[str, tuple[float, str]]:
         written(writing.ADD_CASH, _CASH),
     )
     cancel = transaction(
-        written(queries.CANCEL), written(own_orders.ORDER_OWNER), written(accounts.AUTHENTICATE)
+        written(matching.CANCEL), written(own_orders.ORDER_OWNER), written(accounts.AUTHENTICATE)
     )
 
     def read(statement: Statement, values: dict[str, str] | None = None) -> str:

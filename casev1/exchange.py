@@ -4,7 +4,6 @@ An order is one transaction: lock its symbol, read the makers, match, write, com
 leaves. Every read is a statement, and sees what has been committed.
 """
 
-from common import queries
 from common.brokers import hash_key, new_api_key, unknown_key
 from common.changes import Changes
 from common.channel import Parameters, Row, Statement
@@ -28,7 +27,7 @@ from common.model import (
     Registration,
     to_us,
 )
-from common.queries import accounts, market_data, own_orders, state
+from common.queries import accounts, market_data, matching, own_orders, state
 from common.queries.stored_orders import earlier_order_of, order_of
 from common.retries import replayed
 from common.views import page_of, receipt_of
@@ -76,7 +75,7 @@ class Exchange:
         parameters = {"order_id": uuid_of(order_id), "key_hash": key_hash}
         _, owners, broker_rows = await self._database.retried(
             self._database.commit,
-            (queries.CANCEL, parameters),
+            (matching.CANCEL, parameters),
             (own_orders.ORDER_OWNER, parameters),
             (accounts.AUTHENTICATE, parameters),
         )
@@ -116,7 +115,7 @@ class Exchange:
         return Balance(format_id(broker.id), broker.name, int(rows[0][0]))
 
     async def sweep(self) -> None:
-        await self._database.retried(self._database.commit, (queries.CLOSE_ENDED, {}))
+        await self._database.retried(self._database.commit, (matching.CLOSE_ENDED, {}))
 
     def settling(self) -> None:
         """Every verb ends with its commit."""
@@ -155,10 +154,10 @@ class Exchange:
                     return replayed(new_order, earlier)
                 new_order.check_end(self._clock.now_us())
             limit = MAKERS_AT_ONCE
-            asked = queries.makers_parameters(new_order, limit)
+            asked = matching.makers_parameters(new_order, limit)
             accepted, rows = await transaction.ask(
-                (queries.ACCEPT, {"key_hash": key_hash, "symbol": new_order.symbol}),
-                (queries.MAKERS[new_order.side], asked),
+                (matching.ACCEPT, {"key_hash": key_hash, "symbol": new_order.symbol}),
+                (matching.MAKERS[new_order.side], asked),
             )
             if not accepted:
                 raise unknown_key()
@@ -172,15 +171,15 @@ class Exchange:
             fills = cross(order, map(order_of, rows))
             while len(fills) == limit:  # all that was read is used up: there may be more
                 limit *= 8
-                asked = queries.makers_parameters(new_order, limit)
-                [rows] = await transaction.ask((queries.MAKERS[new_order.side], asked))
+                asked = matching.makers_parameters(new_order, limit)
+                [rows] = await transaction.ask((matching.MAKERS[new_order.side], asked))
                 fills = cross(order, map(order_of, rows))
             trades = execute(order, fills)
             makers = [maker for maker, _ in fills]
             changes = Changes()
             changes.add(order, trades, makers)
             await transaction.write(*changes.statements())
-        urls = queries.webhook_urls(order, webhook_url, rows)
+        urls = matching.webhook_urls(order, webhook_url, rows)
         self._webhooks.enqueue(notices(urls, order, trades, makers))
         return receipt_of(order)
 
@@ -194,7 +193,7 @@ class Exchange:
             "window_s": self._retry_window_s,
         }
         _, rows = await transaction.ask(
-            (queries.LOCK_CLIENT_ORDER, parameters), (queries.EARLIER_ORDER, parameters)
+            (matching.LOCK_CLIENT_ORDER, parameters), (matching.EARLIER_ORDER, parameters)
         )
         return earlier_order_of(rows[0]) if rows else None
 

@@ -15,23 +15,22 @@ import psycopg
 import pytest
 from conftest import NewDatabase
 
-from common import queries
 from common.channel import Statement
 from common.database import conninfo, prepare_schema
 from common.model import Side
-from common.queries import accounts, market_data, own_orders, writing
+from common.queries import accounts, market_data, matching, own_orders, writing
 
 README = Path(__file__).resolve().parents[1] / "casev1" / "README.md"
 STATEMENTS: dict[str, Statement] = {
     "AUTHENTICATE": accounts.AUTHENTICATE,
-    "EARLIER_ORDER": queries.EARLIER_ORDER,
-    "ACCEPT": queries.ACCEPT,
-    "MAKERS of a bid": queries.MAKERS[Side.BID],
-    "MAKERS of an ask": queries.MAKERS[Side.ASK],
+    "EARLIER_ORDER": matching.EARLIER_ORDER,
+    "ACCEPT": matching.ACCEPT,
+    "MAKERS of a bid": matching.MAKERS[Side.BID],
+    "MAKERS of an ask": matching.MAKERS[Side.ASK],
     "UPDATE_ORDER": writing.UPDATE_ORDER,
     "UPDATE_ORDERS": writing.UPDATE_ORDERS,
-    "CANCEL": queries.CANCEL,
-    "CLOSE_ENDED": queries.CLOSE_ENDED,
+    "CANCEL": matching.CANCEL,
+    "CLOSE_ENDED": matching.CLOSE_ENDED,
     "ORDER_OWNER": own_orders.ORDER_OWNER,
     "ORDER_DETAIL": own_orders.ORDER_DETAIL,
     "OWN_ORDERS": own_orders.OWN_ORDERS[None],
@@ -129,11 +128,11 @@ def test_a_statement_lives_in_the_indexes_that_the_readme_names(
 
 
 def test_asks_come_out_of_the_index_in_priority(connection: psycopg.Connection[Any]) -> None:
-    assert "Sort" not in plan_of(connection, queries.MAKERS[Side.BID])
+    assert "Sort" not in plan_of(connection, matching.MAKERS[Side.BID])
 
 
 def test_of_bids_only_those_of_one_price_are_sorted(connection: psycopg.Connection[Any]) -> None:
-    plan = plan_of(connection, queries.MAKERS[Side.ASK])
+    plan = plan_of(connection, matching.MAKERS[Side.ASK])
     assert "Presorted Key: orders.price" in plan
     assert plan.count("Sort Key") == 1
 
