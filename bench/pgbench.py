@@ -27,11 +27,11 @@ from bench.exchange_client import HarnessError
 from bench.options import INTERRUPTED, Parser, add_place, between, stop_on_signals
 from bench.report import table
 from bench.traffic import PROFILES, Kind
-from common import queries
 from common.channel import Statement
 from common.database import PLANNING, prepare_schema
 from common.model import Side
 from common.postgres import binary
+from common.queries import accounts, market_data, matching, own_orders, writing
 
 PROFILE = PROFILES["average"]
 # One of five orders trades, with one maker, as the average day has it.
@@ -138,22 +138,22 @@ def scripts() -> dict[str, tuple[float, str]]:
     draw = f"{_VARIABLES}\\set last random(1, 1000000000000000)\n\\set owner :broker\n"
 
     def accepted(price: str) -> tuple[str, str]:
-        return written(queries.ACCEPT), written(queries.MAKERS[Side.BID], {"price": price})
+        return written(matching.ACCEPT), written(matching.MAKERS[Side.BID], {"price": price})
 
-    rests = transaction(*accepted("999"), written(queries.INSERT_ORDER))
+    rests = transaction(*accepted("999"), written(writing.INSERT_ORDER))
     trades = transaction(
         *accepted(BEST_ASK),
-        written(queries.INSERT_ORDER, _MARKET),
-        written(queries.UPDATE_ORDER, _MAKER),
-        written(queries.INSERT_TRADES, _TRADE),
-        written(queries.ADD_CASH, _CASH),
+        written(writing.INSERT_ORDER, _MARKET),
+        written(writing.UPDATE_ORDER, _MAKER),
+        written(writing.INSERT_TRADES, _TRADE),
+        written(writing.ADD_CASH, _CASH),
     )
     cancel = transaction(
-        written(queries.CANCEL), written(queries.ORDER_OWNER), written(queries.AUTHENTICATE)
+        written(matching.CANCEL), written(own_orders.ORDER_OWNER), written(accounts.AUTHENTICATE)
     )
 
     def read(statement: Statement, values: dict[str, str] | None = None) -> str:
-        return _VARIABLES + transaction(written(queries.AUTHENTICATE), written(statement, values))
+        return _VARIABLES + transaction(written(accounts.AUTHENTICATE), written(statement, values))
 
     return {
         "order that rests": (shares[Kind.ORDER] * (1 - TRADING_SHARE), draw + rests),
@@ -161,11 +161,11 @@ def scripts() -> dict[str, tuple[float, str]]:
         "cancel": (shares[Kind.CANCEL], "\\set broker :owner\n" + cancel),
         "order status": (
             shares[Kind.STATUS],
-            read(queries.ORDER_DETAIL, {"order_id": "md5('order' || :maker)"}),
+            read(own_orders.ORDER_DETAIL, {"order_id": "md5('order' || :maker)"}),
         ),
-        "price": (shares[Kind.PRICE], read(queries.PRICE)),
-        "book": (shares[Kind.BOOK], read(queries.BOOK)),
-        "balance": (shares[Kind.BALANCE], read(queries.BALANCE)),
+        "price": (shares[Kind.PRICE], read(market_data.PRICE)),
+        "book": (shares[Kind.BOOK], read(market_data.BOOK)),
+        "balance": (shares[Kind.BALANCE], read(accounts.BALANCE)),
     }
 
 

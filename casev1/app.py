@@ -5,9 +5,9 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from common import queries
 from common.database import Database
 from common.periodic import every
+from common.queries import state
 from common.settings import Settings
 from common.wal.opening import refuse_to_forget
 from common.webhooks import Webhooks
@@ -37,11 +37,11 @@ async def open_exchange(settings: Settings, database_url: str) -> AsyncIterator[
     async with database.opened(), webhooks.opened():
         # Another case may have used this database, and have been killed.
         await database.commit(
-            (queries.TAKE_TURNS, {}),
-            (queries.NUMBER_BEHIND_FLUSHED, {}),
-            (queries.BEGIN_GENERATION, {}),
+            (state.TAKE_TURNS, {}),
+            (state.NUMBER_BEHIND_FLUSHED, {}),
+            (state.BEGIN_GENERATION, {}),
         )
-        [[sequence]] = await database.rows(queries.LAST_SEQUENCE)
+        [[sequence]] = await database.rows(state.LAST_SEQUENCE)
         await refuse_to_forget(settings, database, sequence)
         exchange = Exchange(
             database=database, webhooks=webhooks, retry_window_s=settings.retry_window_s

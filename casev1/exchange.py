@@ -4,7 +4,6 @@ An order is one transaction: lock its symbol, read the makers, match, write, com
 leaves. Every read is a statement, and sees what has been committed.
 """
 
-from common import queries
 from common.brokers import hash_key, new_api_key, unknown_key
 from common.changes import Changes
 from common.channel import Parameters, Row, Statement
@@ -28,6 +27,8 @@ from common.model import (
     Registration,
     to_us,
 )
+from common.queries import accounts, market_data, matching, own_orders, state
+from common.queries.stored_orders import earlier_order_of, order_of
 from common.retries import replayed
 from common.views import page_of, receipt_of
 from common.webhooks import Webhooks, notices
@@ -58,14 +59,14 @@ class Exchange:
         broker = Broker(
             self._clock.new_id(), name, webhook_url, hash_key(api_key), self._clock.now_us()
         )
-        await self._database.commit((queries.INSERT_BROKER, queries.broker_row(broker)))
+        await self._database.commit((accounts.INSERT_BROKER, accounts.broker_row(broker)))
         return Registration(format_id(broker.id), api_key)
 
     async def authenticate(self, key_hash: bytes) -> Broker:
-        row = await self._database.row(queries.AUTHENTICATE, {"key_hash": key_hash})
+        row = await self._database.row(accounts.AUTHENTICATE, {"key_hash": key_hash})
         if row is None:
             raise unknown_key()
-        return queries.broker_of(row)
+        return accounts.broker_of(row)
 
     async def submit(self, key_hash: bytes, new_order: NewOrder) -> Receipt:
         return await self._database.retried(self._submit, key_hash, new_order)
@@ -74,9 +75,9 @@ class Exchange:
         parameters = {"order_id": uuid_of(order_id), "key_hash": key_hash}
         _, owners, broker_rows = await self._database.retried(
             self._database.commit,
-            (queries.CANCEL, parameters),
-            (queries.ORDER_OWNER, parameters),
-            (queries.AUTHENTICATE, parameters),
+            (matching.CANCEL, parameters),
+            (own_orders.ORDER_OWNER, parameters),
+            (accounts.AUTHENTICATE, parameters),
         )
         if not broker_rows:
             raise unknown_key()
@@ -85,11 +86,11 @@ class Exchange:
 
     async def order(self, key_hash: bytes, order_id: int) -> OrderDetail:
         broker, rows = await self._ask(
-            key_hash, queries.ORDER_DETAIL, queries.detail_parameters(order_id)
+            key_hash, own_orders.ORDER_DETAIL, own_orders.detail_parameters(order_id)
         )
         if not rows:
             raise NotFound("no such order")
-        owner_id, detail = next(queries.details_of(rows))
+        owner_id, detail = next(own_orders.details_of(rows))
         if owner_id != broker.id:
             raise Forbidden("the order belongs to another broker")
         return detail
@@ -99,29 +100,29 @@ class Exchange:
         return page_of(found, query.limit, until_id)
 
     async def price(self, key_hash: bytes, symbol: str, trades: int) -> Price:
-        _, rows = await self._ask(key_hash, queries.PRICE, {"symbol": symbol, "trades": trades})
+        _, rows = await self._ask(key_hash, market_data.PRICE, {"symbol": symbol, "trades": trades})
         last_price, average_price, count = rows[0]
         if not count:
             raise NotFound(f"{symbol} has not traded yet")
         return Price(symbol, last_price, average_price, count)
 
     async def book(self, key_hash: bytes, symbol: str, depth: int) -> BookDepth:
-        _, rows = await self._ask(key_hash, queries.BOOK, {"symbol": symbol, "depth": depth})
-        return queries.book_of(symbol, depth, rows)
+        _, rows = await self._ask(key_hash, market_data.BOOK, {"symbol": symbol, "depth": depth})
+        return market_data.book_of(symbol, depth, rows)
 
     async def balance(self, key_hash: bytes) -> Balance:
-        broker, rows = await self._ask(key_hash, queries.BALANCE, {"key_hash": key_hash})
+        broker, rows = await self._ask(key_hash, accounts.BALANCE, {"key_hash": key_hash})
         return Balance(format_id(broker.id), broker.name, int(rows[0][0]))
 
     async def sweep(self) -> None:
-        await self._database.retried(self._database.commit, (queries.CLOSE_ENDED, {}))
+        await self._database.retried(self._database.commit, (matching.CLOSE_ENDED, {}))
 
     def settling(self) -> None:
         """Every verb ends with its commit."""
 
     async def health(self) -> Health:
         try:
-            rows = await self._database.rows(queries.LAST_SEQUENCE)
+            rows = await self._database.rows(state.LAST_SEQUENCE)
         except Unavailable as error:
             return Health("commit", error.detail, self._webhooks.figures())
         return Health(
@@ -138,11 +139,11 @@ class Exchange:
         )
 
     async def trade_count(self) -> int:
-        rows = await self._database.rows(queries.COUNT_TRADES)
+        rows = await self._database.rows(market_data.COUNT_TRADES)
         return int(rows[0][0])
 
     async def reset(self) -> None:
-        await self._database.retried(self._database.commit, *queries.empty_everything(None))
+        await self._database.retried(self._database.commit, *state.empty_everything(None))
 
     async def _submit(self, key_hash: bytes, new_order: NewOrder) -> Receipt:
         """One transaction of two round trips, or more when an order meets very many makers."""
@@ -153,10 +154,10 @@ class Exchange:
                     return replayed(new_order, earlier)
                 new_order.check_end(self._clock.now_us())
             limit = MAKERS_AT_ONCE
-            asked = queries.makers_parameters(new_order, limit)
+            asked = matching.makers_parameters(new_order, limit)
             accepted, rows = await transaction.ask(
-                (queries.ACCEPT, {"key_hash": key_hash, "symbol": new_order.symbol}),
-                (queries.MAKERS[new_order.side], asked),
+                (matching.ACCEPT, {"key_hash": key_hash, "symbol": new_order.symbol}),
+                (matching.MAKERS[new_order.side], asked),
             )
             if not accepted:
                 raise unknown_key()
@@ -167,18 +168,18 @@ class Exchange:
                 broker_id=broker_id.int,
                 now_us=to_us(accepted_at),
             )
-            fills = cross(order, map(queries.order_of, rows))
+            fills = cross(order, map(order_of, rows))
             while len(fills) == limit:  # all that was read is used up: there may be more
                 limit *= 8
-                asked = queries.makers_parameters(new_order, limit)
-                [rows] = await transaction.ask((queries.MAKERS[new_order.side], asked))
-                fills = cross(order, map(queries.order_of, rows))
+                asked = matching.makers_parameters(new_order, limit)
+                [rows] = await transaction.ask((matching.MAKERS[new_order.side], asked))
+                fills = cross(order, map(order_of, rows))
             trades = execute(order, fills)
             makers = [maker for maker, _ in fills]
             changes = Changes()
             changes.add(order, trades, makers)
             await transaction.write(*changes.statements())
-        urls = queries.webhook_urls(order, webhook_url, rows)
+        urls = matching.webhook_urls(order, webhook_url, rows)
         self._webhooks.enqueue(notices(urls, order, trades, makers))
         return receipt_of(order)
 
@@ -192,17 +193,17 @@ class Exchange:
             "window_s": self._retry_window_s,
         }
         _, rows = await transaction.ask(
-            (queries.LOCK_CLIENT_ORDER, parameters), (queries.EARLIER_ORDER, parameters)
+            (matching.LOCK_CLIENT_ORDER, parameters), (matching.EARLIER_ORDER, parameters)
         )
-        return queries.earlier_order_of(rows[0]) if rows else None
+        return earlier_order_of(rows[0]) if rows else None
 
     async def _ask(
         self, key_hash: bytes, query: Statement, parameters: Parameters
     ) -> tuple[Broker, list[Row]]:
         """Who asks, and the rows of the answer."""
         found, rows = await self._database.together(
-            (queries.AUTHENTICATE, {"key_hash": key_hash}), (query, parameters)
+            (accounts.AUTHENTICATE, {"key_hash": key_hash}), (query, parameters)
         )
         if not found:
             raise unknown_key()
-        return queries.broker_of(found[0]), rows
+        return accounts.broker_of(found[0]), rows

@@ -6,7 +6,6 @@ read is a statement, and sees what has been flushed.
 
 from collections.abc import Sequence
 
-from common import queries
 from common.brokers import Brokers, hash_key, new_api_key
 from common.channel import Parameters, Row, Statement
 from common.database import Database, uuid_of
@@ -29,6 +28,7 @@ from common.model import (
     Registration,
 )
 from common.orders import OrdersById
+from common.queries import accounts, market_data, own_orders, state
 from common.retries import Retries, replayed
 from common.sequencer import Sequencer
 from common.settling import Settling
@@ -69,7 +69,7 @@ class Exchange:
         broker = Broker(
             self._sequencer.new_id(), name, webhook_url, hash_key(api_key), self._sequencer.now_us()
         )
-        await self._writer.commit((queries.INSERT_BROKER, queries.broker_row(broker)))
+        await self._writer.commit((accounts.INSERT_BROKER, accounts.broker_row(broker)))
         self._brokers.add(broker)
         return Registration(format_id(broker.id), api_key)
 
@@ -104,12 +104,12 @@ class Exchange:
         await self._writer.until_stored(order_id)
         broker, rows = await self._ask(
             key_hash,
-            queries.ORDER_DETAIL,
-            queries.detail_parameters(order_id, self._known_until_us()),
+            own_orders.ORDER_DETAIL,
+            own_orders.detail_parameters(order_id, self._known_until_us()),
         )
         if not rows:
             raise NotFound("no such order")
-        owner_id, detail = next(queries.details_of(rows))
+        owner_id, detail = next(own_orders.details_of(rows))
         if owner_id != broker.id:
             raise Forbidden("the order belongs to another broker")
         return detail
@@ -119,18 +119,18 @@ class Exchange:
         return page_of(found, query.limit, until_id)
 
     async def price(self, key_hash: bytes, symbol: str, trades: int) -> Price:
-        _, rows = await self._ask(key_hash, queries.PRICE, {"symbol": symbol, "trades": trades})
+        _, rows = await self._ask(key_hash, market_data.PRICE, {"symbol": symbol, "trades": trades})
         last_price, average_price, count = rows[0]
         if not count:
             raise NotFound(f"{symbol} has not traded yet")
         return Price(symbol, last_price, average_price, count)
 
     async def book(self, key_hash: bytes, symbol: str, depth: int) -> BookDepth:
-        _, rows = await self._ask(key_hash, queries.BOOK, {"symbol": symbol, "depth": depth})
-        return queries.book_of(symbol, depth, rows)
+        _, rows = await self._ask(key_hash, market_data.BOOK, {"symbol": symbol, "depth": depth})
+        return market_data.book_of(symbol, depth, rows)
 
     async def balance(self, key_hash: bytes) -> Balance:
-        broker, rows = await self._ask(key_hash, queries.BALANCE, {"key_hash": key_hash})
+        broker, rows = await self._ask(key_hash, accounts.BALANCE, {"key_hash": key_hash})
         return Balance(format_id(broker.id), broker.name, int(rows[0][0]))
 
     async def sweep(self) -> None:
@@ -158,12 +158,12 @@ class Exchange:
         )
 
     async def trade_count(self) -> int:
-        rows = await self._database.rows(queries.COUNT_TRADES)
+        rows = await self._database.rows(market_data.COUNT_TRADES)
         return int(rows[0][0])
 
     async def reset(self) -> None:
         async with self._writer.emptied(
-            lambda: queries.empty_everything(self._sequencer.announce_log())
+            lambda: state.empty_everything(self._sequencer.announce_log())
         ):
             self._brokers.clear()
             self._engine.clear()
@@ -222,7 +222,7 @@ class Exchange:
     async def _stored_owner(self, order_id: int) -> int | None:
         """The broker of an order that has left memory, None when there is no such order."""
         await self._writer.until_stored(order_id)
-        row = await self._database.row(queries.ORDER_OWNER, {"order_id": uuid_of(order_id)})
+        row = await self._database.row(own_orders.ORDER_OWNER, {"order_id": uuid_of(order_id)})
         return row[0].int if row else None
 
     def _known_until_us(self) -> int:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from msgspec import structs
 
-from common import queries
 from common.brokers import Brokers, hash_key, new_api_key
 from common.channel import Parameters, Row, Statement
 from common.database import Database, uuid_of
@@ -31,6 +30,7 @@ from common.model import (
     Receipt,
     Registration,
 )
+from common.queries import accounts, own_orders, state
 from common.retries import Retries, replayed
 from common.sequencer import Sequencer
 from common.settling import Settling
@@ -71,7 +71,7 @@ class Exchange:
         broker = Broker(
             self._sequencer.new_id(), name, webhook_url, hash_key(api_key), self._sequencer.now_us()
         )
-        await self._writer.commit((queries.INSERT_BROKER, queries.broker_row(broker)))
+        await self._writer.commit((accounts.INSERT_BROKER, accounts.broker_row(broker)))
         self._brokers.add(broker)
         return Registration(format_id(broker.id), api_key)
 
@@ -178,7 +178,7 @@ class Exchange:
 
     async def reset(self) -> None:
         async with self._writer.emptied(
-            lambda: queries.empty_everything(self._sequencer.announce_log())
+            lambda: state.empty_everything(self._sequencer.announce_log())
         ):
             self._brokers.clear()
             self._engine.clear()
@@ -235,15 +235,17 @@ class Exchange:
 
     async def _stored_owner(self, order_id: int) -> int | None:
         """The broker of an order that has left memory, None when there is no such order."""
-        row = await self._database.row(queries.ORDER_OWNER, {"order_id": uuid_of(order_id)})
+        row = await self._database.row(own_orders.ORDER_OWNER, {"order_id": uuid_of(order_id)})
         return row[0].int if row else None
 
     async def _stored_order(self, order_id: int) -> tuple[int, OrderDetail]:
         """An order that has left memory, and whose it is. Raises NotFound."""
-        rows = await self._database.rows(queries.ORDER_DETAIL, queries.detail_parameters(order_id))
+        rows = await self._database.rows(
+            own_orders.ORDER_DETAIL, own_orders.detail_parameters(order_id)
+        )
         if not rows:
             raise NotFound("no such order")
-        return next(queries.details_of(rows))
+        return next(own_orders.details_of(rows))
 
     async def _ask(
         self, key_hash: bytes, query: Statement, parameters: Parameters

@@ -10,11 +10,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from common import queries
 from common.channel import Parameters, Question
 from common.database import uuid_of
 from common.ids import ID_BYTES
 from common.model import Order, Trade
+from common.queries import writing
 from common.webhooks import Notice
 
 # So many changed orders at most are updated one by one: that needs no planning.
@@ -63,19 +63,19 @@ class Changes:
         statements: list[Question] = []
         if len(self.created) == 1:
             [order] = self.created.values()
-            statements.append((queries.INSERT_ORDER, _new_order(order)))
+            statements.append((writing.INSERT_ORDER, _new_order(order)))
         elif self.created:
-            statements.append((queries.INSERT_ORDERS, _new_orders(list(self.created.values()))))
+            statements.append((writing.INSERT_ORDERS, _new_orders(list(self.created.values()))))
         if self.named:
-            statements.append((queries.NAME_ORDERS, _names(self.named)))
+            statements.append((writing.NAME_ORDERS, _names(self.named)))
         changed = list(self.changed.values())
         if len(changed) <= SINGLY_MAX:
-            statements.extend((queries.UPDATE_ORDER, _change(order)) for order in changed)
+            statements.extend((writing.UPDATE_ORDER, _change(order)) for order in changed)
         else:
-            statements.append((queries.UPDATE_ORDERS, _changes(changed)))
+            statements.append((writing.UPDATE_ORDERS, _changes(changed)))
         if self.trades:
-            statements.append((queries.INSERT_TRADES, _trades(self.trades)))
-            statements.append((queries.ADD_CASH, _cash(self.trades)))
+            statements.append((writing.INSERT_TRADES, _trades(self.trades)))
+            statements.append((writing.ADD_CASH, _cash(self.trades)))
         return statements
 
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Awaitable, Callable
 
-from common import queries
 from common.channel import Parameters, Row, Statement
 from common.database import uuid_of
 from common.model import Broker, OrderDetail, OrderQuery
+from common.queries import own_orders
 
 # Who asks, and the rows of the answer.
 Ask = Callable[[bytes, Statement, Parameters], Awaitable[tuple[Broker, list[Row]]]]
@@ -19,12 +19,12 @@ async def stored_page(
     The id is 0 where that was all; ``known_until_us`` is until when the tables hold everything,
     None where they always do. Raises what ``ask`` raises.
     """
-    parameters = queries.page_parameters(key_hash, query, known_until_us)
+    parameters = own_orders.page_parameters(key_hash, query, known_until_us)
     until_id = 0
     if query.status is not None or query.symbol is not None:
         # Asked first, so that what comes or is closed meanwhile changes nothing of the range.
-        _, ends = await ask(key_hash, queries.PAGE_END[query.status], parameters)
+        _, ends = await ask(key_hash, own_orders.PAGE_END[query.status], parameters)
         until_id = ends[0][0].int if ends else 0
     parameters["until_id"] = uuid_of(until_id)
-    _, rows = await ask(key_hash, queries.OWN_ORDERS[query.status], parameters)
-    return [detail for _, detail in queries.details_of(rows)], until_id
+    _, rows = await ask(key_hash, own_orders.OWN_ORDERS[query.status], parameters)
+    return [detail for _, detail in own_orders.details_of(rows)], until_id

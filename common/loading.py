@@ -4,13 +4,14 @@ import logging
 from collections.abc import Mapping
 from operator import attrgetter
 
-from common import queries
 from common.brokers import Brokers
 from common.database import Database
 from common.engine import Engine
 from common.ids import Clock
 from common.ledger import Ledger
 from common.model import Order, to_datetime, to_us
+from common.queries import accounts, market_data, startup
+from common.queries.stored_orders import earlier_order_of, order_of
 from common.retries import Retries
 
 # Machines that keep their clocks well differ by less.
@@ -22,15 +23,15 @@ log = logging.getLogger(__name__)
 async def load_brokers(database: Database) -> Brokers:
     """All brokers."""
     brokers = Brokers()
-    for row in await database.rows(queries.ALL_BROKERS):
-        brokers.add(queries.broker_of(row))
+    for row in await database.rows(startup.ALL_BROKERS):
+        brokers.add(accounts.broker_of(row))
     return brokers
 
 
 async def load_clock(database: Database) -> Clock:
     """A clock that does not go back behind what is stored. Warns of one that is ahead by much."""
     clock = Clock()
-    row = await database.row(queries.NEWEST_ORDER)
+    row = await database.row(startup.NEWEST_ORDER)
     if row:
         newest_id, created_at = row
         clock.advance(to_us(created_at), newest_id.int)
@@ -46,11 +47,11 @@ async def load_clock(database: Database) -> Clock:
 async def load_engine(database: Database) -> Engine:
     """All open orders with their trades, each behind those accepted before it."""
     orders: dict[int, Order] = {}
-    for row in await database.rows(queries.OPEN_ORDERS):
-        order = queries.order_of(row)
+    for row in await database.rows(startup.OPEN_ORDERS):
+        order = order_of(row)
         orders[order.id] = order
-    for order_id, *trade in await database.rows(queries.TRADES_OF_OPEN_ORDERS):
-        orders[order_id.int].add_trade(queries.trade_of(tuple(trade)))
+    for order_id, *trade in await database.rows(startup.TRADES_OF_OPEN_ORDERS):
+        orders[order_id.int].add_trade(startup.trade_of(tuple(trade)))
     engine = Engine()
     for order in orders.values():
         engine.rest(order)
@@ -61,8 +62,8 @@ async def load_retries(
     database: Database, retries: Retries, kept: Mapping[int, Order], since_us: int
 ) -> None:
     """The orders since then that can be sent again; those that are ``kept`` by id stay the same."""
-    for row in await database.rows(queries.CLIENT_ORDERS_SINCE, {"since": to_datetime(since_us)}):
-        stored = queries.earlier_order_of(row)
+    for row in await database.rows(startup.CLIENT_ORDERS_SINCE, {"since": to_datetime(since_us)}):
+        stored = earlier_order_of(row)
         order = kept.get(stored.id, stored)
         order.client_order_id = row[-1]
         retries.add(order)
@@ -72,11 +73,11 @@ async def load_ledger(database: Database, ledger: Ledger, engine: Engine) -> Non
     """The open orders, all balances, the last trade prices of each symbol."""
     for order in sorted(engine.resting(), key=attrgetter("id")):
         ledger.add(order)
-    for broker_id, cash in await database.rows(queries.BROKER_BALANCES):
+    for broker_id, cash in await database.rows(startup.BROKER_BALANCES):
         ledger.balances[broker_id.int] = int(cash)
-    for symbol, price in await database.rows(queries.RECENT_PRICES):
+    for symbol, price in await database.rows(startup.RECENT_PRICES):
         ledger.prices_of(symbol).append(price)
-    newest_closed = await database.row(queries.NEWEST_CLOSED_ID)
+    newest_closed = await database.row(startup.NEWEST_CLOSED_ID)
     ledger.evicted_until_id = newest_closed[0].int if newest_closed else 0
-    count = await database.row(queries.COUNT_TRADES)
+    count = await database.row(market_data.COUNT_TRADES)
     ledger.trade_count = int(count[0]) if count else 0

@@ -1,7 +1,7 @@
 """The database: one schema for the three cases.
 
 A database may change its case after a stop: the numbers of its orders, by which the older of two at
-one price goes first, go on (``common/queries.py``).
+one price goes first, go on (``common/queries/state.py``).
 
 Integer cents and shares as in ``common/model.py``. An order is open while ``close_reason`` is null:
 there is no second column that could disagree with it.

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 
 import psycopg
 
-from common import queries
 from common.changes import Changes
 from common.channel import Channel, Question, statement_of
 from common.database import WRITER_LOCK, conninfo
 from common.errors import Displaced, Overloaded, StartError, Unavailable, one_line
 from common.model import Order, Trade
+from common.queries import state
 from common.waiting import within
 from common.webhooks import Notice
 
@@ -359,8 +359,8 @@ class Writer:
             self._check(stored)
             if stored != self._state():
                 return  # the commit came through, only its reply was lost
-        state = {"sequence": flush.sequence, "number": number}
-        await channel.finish(*flush.statements, (queries.WRITE_STATE, state))
+        reached = {"sequence": flush.sequence, "number": number}
+        await channel.finish(*flush.statements, (state.WRITE_STATE, reached))
 
     async def _keep_session(self) -> None:
         """See also where nothing is to be written that the session is lost, and to whom."""
@@ -398,7 +398,7 @@ class Writer:
                 await asyncio.sleep(RETRY_MIN_S)
             if is_first:
                 await channel.finish(
-                    (queries.FLUSH_BEHIND_NUMBERED, {}), (queries.BEGIN_GENERATION, {})
+                    (state.FLUSH_BEHIND_NUMBERED, {}), (state.BEGIN_GENERATION, {})
                 )
             stored = await _stored_state(channel)
             if not is_first:
@@ -472,5 +472,5 @@ async def _has_lock(channel: Channel) -> bool:
 
 
 async def _stored_state(channel: Channel) -> _State:
-    [[(generation, sequence, number)]] = await channel.finish((queries.READ_STATE, {}))
+    [[(generation, sequence, number)]] = await channel.finish((state.READ_STATE, {}))
     return generation, sequence, number

@@ -15,7 +15,7 @@ from client import Broker, Service, assert_no_error, eventually
 
 from common.database import Database
 from common.postgres import EmbeddedPostgres
-from common.queries import empty_everything
+from common.queries.state import empty_everything
 
 CASES = ["casev1", "casev2", "casev3"]
 # Those that reply before the database knows, those that read from it, and those that do both.

@@ -10,9 +10,9 @@ from conftest import NewDatabase
 
 from bench import pgbench
 from bench.exchange_client import HarnessError
-from common import queries
 from common.database import prepare_schema
 from common.model import Side
+from common.queries import market_data, matching
 
 
 def test_the_shares_are_those_of_the_average_day() -> None:
@@ -24,7 +24,12 @@ def test_the_shares_are_those_of_the_average_day() -> None:
 
 
 def test_a_statement_is_written_with_all_its_parameters_filled_in() -> None:
-    for statement in (queries.ACCEPT, queries.MAKERS[Side.BID], queries.CANCEL, queries.BOOK):
+    for statement in (
+        matching.ACCEPT,
+        matching.MAKERS[Side.BID],
+        matching.CANCEL,
+        market_data.BOOK,
+    ):
         line = pgbench.written(statement)
         assert not re.search(r"\$\d", line)
         assert "\n" not in line
@@ -76,7 +81,7 @@ def test_a_run_counts_and_records_every_kind_of_transaction(
 def test_an_order_that_trades_meets_the_one_maker_that_it_fills(new_database: NewDatabase) -> None:
     url = new_database()
     prepare_schema(url)
-    makers = queries.MAKERS[Side.BID]
+    makers = matching.MAKERS[Side.BID]
     asked = {"symbol": "S7", "price": int(pgbench.BEST_ASK), "limit": 8}
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(pgbench.FILL.encode())

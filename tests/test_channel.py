@@ -10,9 +10,9 @@ import pytest
 import uvloop
 from conftest import NewDatabase
 
-from common import queries
 from common.channel import Channel, statement_of
 from common.database import NETWORK_PATIENCE_S, conninfo, prepare_schema
+from common.queries import state
 
 BACKEND_PID = statement_of("SELECT pg_backend_pid()")
 AT_ONCE, ROUNDS = 4, 60
@@ -26,7 +26,7 @@ async def open_and_break(url: str, killer: "psycopg.AsyncConnection[tuple[object
         async with asyncio.timeout(PATIENCE_S):
             [[(pid,)]] = await channel.finish((BACKEND_PID, {}))
             for _ in range(3):
-                assert await channel.finish((queries.READ_STATE, {})) == [[(0, 0, 0)]]
+                assert await channel.finish((state.READ_STATE, {})) == [[(0, 0, 0)]]
             await killer.execute("SELECT pg_terminate_backend(%s)", [pid])
             while channel.closed is None:
                 await asyncio.gather(channel.finish((BACKEND_PID, {})), return_exceptions=True)

@@ -7,11 +7,11 @@ import psycopg
 import pytest
 from conftest import NewDatabase
 
-from common import queries
 from common.channel import Parameters, Row, Statement
 from common.database import Database, prepare_schema
 from common.listing import stored_page
 from common.model import LOOKED_AT_MAX, Broker, OrderQuery
+from common.queries import accounts
 from common.views import page_of
 
 BEFORE_ALL = (1 << 128) - 1
@@ -59,10 +59,10 @@ async def listed(
             key_hash: bytes, statement: Statement, parameters: Parameters
         ) -> tuple[Broker, list[Row]]:
             [broker], rows = await database.together(
-                (queries.AUTHENTICATE, {"key_hash": key_hash}), (statement, parameters)
+                (accounts.AUTHENTICATE, {"key_hash": key_hash}), (statement, parameters)
             )
             connection.execute(change.encode())
-            return queries.broker_of(broker), rows
+            return accounts.broker_of(broker), rows
 
         ids, before_id = list[int](), BEFORE_ALL
         while True:

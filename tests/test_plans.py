@@ -15,32 +15,32 @@ import psycopg
 import pytest
 from conftest import NewDatabase
 
-from common import queries
 from common.channel import Statement
 from common.database import conninfo, prepare_schema
 from common.model import Side
+from common.queries import accounts, market_data, matching, own_orders, writing
 
 README = Path(__file__).resolve().parents[1] / "casev1" / "README.md"
 STATEMENTS: dict[str, Statement] = {
-    "AUTHENTICATE": queries.AUTHENTICATE,
-    "EARLIER_ORDER": queries.EARLIER_ORDER,
-    "ACCEPT": queries.ACCEPT,
-    "MAKERS of a bid": queries.MAKERS[Side.BID],
-    "MAKERS of an ask": queries.MAKERS[Side.ASK],
-    "UPDATE_ORDER": queries.UPDATE_ORDER,
-    "UPDATE_ORDERS": queries.UPDATE_ORDERS,
-    "CANCEL": queries.CANCEL,
-    "CLOSE_ENDED": queries.CLOSE_ENDED,
-    "ORDER_OWNER": queries.ORDER_OWNER,
-    "ORDER_DETAIL": queries.ORDER_DETAIL,
-    "OWN_ORDERS": queries.OWN_ORDERS[None],
-    "OWN_ORDERS of what is closed": queries.OWN_ORDERS["closed"],
-    "OWN_ORDERS of what is open": queries.OWN_ORDERS["open"],
-    "PAGE_END": queries.PAGE_END[None],
-    "PAGE_END of what is open": queries.PAGE_END["open"],
-    "PRICE": queries.PRICE,
-    "BOOK": queries.BOOK,
-    "BALANCE": queries.BALANCE,
+    "AUTHENTICATE": accounts.AUTHENTICATE,
+    "EARLIER_ORDER": matching.EARLIER_ORDER,
+    "ACCEPT": matching.ACCEPT,
+    "MAKERS of a bid": matching.MAKERS[Side.BID],
+    "MAKERS of an ask": matching.MAKERS[Side.ASK],
+    "UPDATE_ORDER": writing.UPDATE_ORDER,
+    "UPDATE_ORDERS": writing.UPDATE_ORDERS,
+    "CANCEL": matching.CANCEL,
+    "CLOSE_ENDED": matching.CLOSE_ENDED,
+    "ORDER_OWNER": own_orders.ORDER_OWNER,
+    "ORDER_DETAIL": own_orders.ORDER_DETAIL,
+    "OWN_ORDERS": own_orders.OWN_ORDERS[None],
+    "OWN_ORDERS of what is closed": own_orders.OWN_ORDERS["closed"],
+    "OWN_ORDERS of what is open": own_orders.OWN_ORDERS["open"],
+    "PAGE_END": own_orders.PAGE_END[None],
+    "PAGE_END of what is open": own_orders.PAGE_END["open"],
+    "PRICE": market_data.PRICE,
+    "BOOK": market_data.BOOK,
+    "BALANCE": accounts.BALANCE,
 }
 # 90 % of the orders are closed; brokers, symbols and prices are spread over them.
 BROKERS_AND_ORDERS = """
@@ -128,16 +128,16 @@ def test_a_statement_lives_in_the_indexes_that_the_readme_names(
 
 
 def test_asks_come_out_of_the_index_in_priority(connection: psycopg.Connection[Any]) -> None:
-    assert "Sort" not in plan_of(connection, queries.MAKERS[Side.BID])
+    assert "Sort" not in plan_of(connection, matching.MAKERS[Side.BID])
 
 
 def test_of_bids_only_those_of_one_price_are_sorted(connection: psycopg.Connection[Any]) -> None:
-    plan = plan_of(connection, queries.MAKERS[Side.ASK])
+    plan = plan_of(connection, matching.MAKERS[Side.ASK])
     assert "Presorted Key: orders.price" in plan
     assert plan.count("Sort Key") == 1
 
 
-@pytest.mark.parametrize("statement", [queries.BOOK, queries.PRICE])
+@pytest.mark.parametrize("statement", [market_data.BOOK, market_data.PRICE])
 def test_what_is_shown_first_is_read_first(
     connection: psycopg.Connection[Any], statement: Statement
 ) -> None:

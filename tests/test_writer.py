@@ -19,7 +19,8 @@ from common.database import WRITER_LOCK, prepare_schema
 from common.engine import Engine
 from common.errors import Displaced, Unavailable
 from common.model import Broker
-from common.queries import INSERT_BROKER, broker_row, empty_everything
+from common.queries.accounts import INSERT_BROKER, broker_row
+from common.queries.state import empty_everything
 from common.writer import FLUSH_MAX, KEPT_UP_MAX, Flush, Writer
 
 AVERAGE = traffic.PROFILES["average"]

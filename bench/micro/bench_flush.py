@@ -15,7 +15,7 @@ from common.changes import Changes
 from common.channel import Question
 from common.engine import Engine
 from common.model import Order, Trade
-from common.queries import INSERT_ORDER, INSERT_ORDERS
+from common.queries.writing import INSERT_ORDER, INSERT_ORDERS
 from common.writer import Writer
 
 ROUNDS = 10

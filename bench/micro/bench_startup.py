@@ -15,7 +15,7 @@ from common.engine import Engine
 from common.ledger import Ledger
 from common.loading import load_brokers, load_clock, load_engine, load_ledger
 from common.model import Broker, Order
-from common.queries import INSERT_BROKER, broker_row
+from common.queries.accounts import INSERT_BROKER, broker_row
 
 SYMBOLS = 100
 WRITTEN_AT_ONCE = 10_000

@@ -10,10 +10,10 @@ from uuid import UUID
 
 import psycopg
 
-from common import queries
 from common.database import Conflict, Database
 from common.errors import ExchangeError, StartError, one_line
 from common.giving_up import give_up
+from common.queries import state
 from common.settings import Settings
 from common.wal.disk import Directory, locked
 from common.wal.format import Record, read_header
@@ -51,7 +51,7 @@ async def open_log(
             log_id = _name(directory, needed_id)
         except (Damaged, OSError, ValueError) as error:
             raise unusable(settings.wal_dir, error) from None
-        await database.commit((queries.NEED_LOG, {"log": log_id.hex}))
+        await database.commit((state.NEED_LOG, {"log": log_id.hex}))
         # After a failed sync nobody knows what is on the disk; the next start finds out, and writes
         # it again.
         failed = partial(give_up, "the log cannot be written")
@@ -85,7 +85,7 @@ async def refuse_to_forget(settings: Settings, database: Database, stored_sequen
             "the database lacks: start once with EXCHANGE_DURABILITY=wal"
         )
     if needed_id is not None:
-        await database.commit((queries.NEED_NO_LOG, {"log": needed_id.hex}))
+        await database.commit((state.NEED_NO_LOG, {"log": needed_id.hex}))
 
 
 async def _ids(database: Database) -> tuple[UUID, UUID | None]:
@@ -93,7 +93,7 @@ async def _ids(database: Database) -> tuple[UUID, UUID | None]:
 
     Raises Unavailable.
     """
-    [[exchange_id, needed_id]] = await database.rows(queries.LOG_IDS)
+    [[exchange_id, needed_id]] = await database.rows(state.LOG_IDS)
     return exchange_id, needed_id
 
 
@@ -160,7 +160,7 @@ async def _no_longer_needed(directory: Directory, database: Database, log_id: UU
             # One that was prepared and never begun stays for the next start: the disk may be full.
             if read_header(directory.read(number)) is not None:
                 directory.remove(number)
-        await database.commit((queries.NEED_NO_LOG, {"log": log_id.hex}))
+        await database.commit((state.NEED_NO_LOG, {"log": log_id.hex}))
     except (OSError, psycopg.Error, ExchangeError, Conflict) as error:
         log.warning("all is stored, but a start will need %s: %s", directory.path, one_line(error))
 
