@@ -24,7 +24,7 @@ from bench.trials import Record
 from bench.verdict import Verdict
 
 ROOT = Path(__file__).resolve().parents[1]
-CASES = list(gate.ORDER)
+CASES = list(service.VERSIONS)
 SEVERITY = [Answer.PASS, Answer.INCONCLUSIVE, Answer.REGRESS]
 
 
