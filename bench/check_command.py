@@ -184,7 +184,4 @@ def _judged(run: Run, baseline: Baseline, printer: Printer) -> Answer:
 
 
 def _meta(run: Path) -> _Meta:
-    try:
-        return msgspec.json.decode((run / "meta.json").read_bytes(), type=_Meta)
-    except (OSError, msgspec.MsgspecError):
-        raise HarnessError(f"{run}: results directory from another layout") from None
+    return records.read_json(run / "meta.json", _Meta)

@@ -143,7 +143,7 @@ def test_a_list_of_trials_that_is_cut_off_names_the_line_and_what_to_do(
     (tmp_path / trials.FILE).write_bytes(content[:-7])
     line = refused("--resume", tmp_path)
     assert "line 3 is cut off" in line
-    assert "remove it to go on with the 2 trials before it" in line
+    assert "remove it to go on with the 2 before it" in line
 
 
 def test_a_line_that_is_no_trial_is_named(tmp_path: Path, refused: Callable[..., str]) -> None:
@@ -151,7 +151,7 @@ def test_a_line_that_is_no_trial_is_named(tmp_path: Path, refused: Callable[...,
     trials.append(tmp_path, a_trial())
     with (tmp_path / trials.FILE).open("a") as file:
         file.write("{}\n")
-    assert "line 2 is no trial" in refused("--resume", tmp_path)
+    assert "line 2 cannot be read" in refused("--resume", tmp_path)
 
 
 def test_a_void_run_does_not_go_on(tmp_path: Path, refused: Callable[..., str]) -> None:
