@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor as Workers
 from contextlib import suppress
 from pathlib import Path
@@ -51,9 +51,8 @@ NewPlace = Callable[[], Path]
 
 
 @pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Runs the command, which must end with one line, and gives that line."""
-    handler = signal.getsignal(signal.SIGTERM)
 
     def run(*arguments: object) -> str:
         try:
@@ -66,8 +65,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
         assert said.err.count("\n") == 1
         return said.err
 
-    yield run
-    signal.signal(signal.SIGTERM, handler)
+    return run
 
 
 # ---- what is refused ----

@@ -1,10 +1,9 @@
 """A run that goes on keeps what is known of its start, and adds what was different later."""
 
 import json
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +30,6 @@ Resume = Callable[[Path], int]
 def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("capacity_charts", "sensitivity_charts"):
         monkeypatch.setattr(f"bench.{module}.draw", lambda directory: [])
-
-
-@pytest.fixture(autouse=True)
-def own_handlers() -> Iterator[None]:
-    """What the commands do with signals must not outlive them here."""
-    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def meta_of(directory: Path) -> dict[str, Any]:
