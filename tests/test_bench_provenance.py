@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_records import begun
+from bench_records import begun, commanded
 from synthetic import capacity_run, sensitivity_run
 
 from bench import capacity_cli, check_command, records, sensitivity, sensitivity_cli
@@ -111,8 +111,7 @@ def test_one_process_at_a_time_measures_into_a_run(
     made(directory)
     records.claim(directory)
     before = meta_of(directory)
-    resume = [sys.executable, "-m", "bench", command, "--resume", str(directory)]
-    done = subprocess.run(resume, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = commanded(command, "--resume", directory)
     assert done.returncode == 1
     assert "another process measures into it" in done.stderr
     assert done.stderr.count("\n") == 1
