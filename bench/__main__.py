@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from bench import (
-    clients,
-    crash,
-    day,
-    flame,
-    growth,
-    overload,
-    pauses,
+    clients_cli,
+    crash_cli,
+    day_cli,
+    flame_cli,
+    growth_cli,
+    overload_cli,
+    pauses_cli,
     sensitivity,
     traffic_command,
     trials,
@@ -41,15 +41,9 @@ _APART = {
     "micro": ("bench.micro.cli", "measure the parts of the cases, and how their costs grow"),
 }
 # What draws a run of this layout, or one that has this file.
-_OF_LAYOUT = {
-    sensitivity.LAYOUT: "bench.sensitivity_charts",
-    crash.LAYOUT: "bench.crash_report",
-    overload.LAYOUT: "bench.overload_report",
-    clients.LAYOUT: "bench.clients_report",
-    growth.LAYOUT: "bench.growth_report",
-    flame.LAYOUT: "bench.flame_report",
-    day.LAYOUT: "bench.day_report",
-    pauses.LAYOUT: "bench.pauses_report",
+_RECORDING = (clients_cli, crash_cli, day_cli, flame_cli, growth_cli, overload_cli, pauses_cli)
+_OF_LAYOUT = {each.KIND.layout: each.KIND.report for each in _RECORDING} | {
+    sensitivity.LAYOUT: "bench.sensitivity_charts"
 }
 _DRAWING = {trials.FILE: "bench.capacity_charts", RAW: "bench.micro.charts"}
 

@@ -211,8 +211,6 @@ class Run:
                 generators=self.options.generators,
                 cores=self._cores(),
             )
-            if not load.finished.complete:
-                raise KeyboardInterrupt
             audit, asked = Audit(), ready.sent(tape, load)
             if ready.database and self._is_first_confirmation(setting):
                 self._show(f"{setting.case}  audit through the API")

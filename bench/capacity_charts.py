@@ -24,8 +24,8 @@ from bench.chart_style import (
     limit_line,
     log_loads,
     log_milliseconds,
-    nines,
     percentile_axis,
+    percentile_line,
     save,
 )
 from bench.figures import late_latencies
@@ -178,13 +178,8 @@ def percentiles(findings: Findings, done: Sequence[Record], directory: Path) -> 
                 continue
             ordered = late_latencies(records.read_samples(directory, one.name).measured)
             most = max(most, len(ordered))
-            axes.plot(
-                nines(len(ordered)),
-                np.where(np.isfinite(ordered), ordered, np.nan),
-                color=COLOURS[number % len(COLOURS)],
-                linestyle=STYLES[number % len(STYLES)],
-                label=_load_text(each, one, shares=chosen is relative),
-            )
+            label = _load_text(each, one, shares=chosen is relative)
+            percentile_line(axes, ordered, number, label)
     for axes in panels:
         limit_line(axes)
         percentile_axis(axes, most)

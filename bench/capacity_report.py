@@ -9,7 +9,6 @@ import msgspec
 from bench import evenness, pace, records, trials
 from bench.agenda import slowed
 from bench.capacity_cli import read_options
-from bench.exchange_client import HarnessError
 from bench.findings import Finding, Findings, Range, found, pooled
 from bench.observe import BOOK, ORDER, PRICE
 from bench.report import milliseconds, table
@@ -30,10 +29,7 @@ def write(directory: Path) -> Findings:
 
 def read(directory: Path) -> Findings:
     """The findings of a run. Raises HarnessError."""
-    try:
-        return msgspec.json.decode((directory / SUMMARY).read_bytes(), type=Findings)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise HarnessError(f"{directory} holds no findings: {error}") from error
+    return records.read_json(directory / SUMMARY, Findings)
 
 
 def read_pooled(runs: Sequence[Path]) -> Findings:

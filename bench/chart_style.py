@@ -74,9 +74,15 @@ def percentile_axis(axes: Axes, most: int) -> None:
     axes.set_xlim(0, min(np.log10(most), -np.log10(1.0 - NINES[-1])))
 
 
-def nines(count: int) -> Floats:
-    """Where the ordered latencies of ``count`` requests stand on such an axis."""
-    return -np.log10(1.0 - np.arange(count) / max(count, 1))
+def percentile_line(axes: Axes, ordered: Floats, number: int, label: str) -> None:
+    """Latencies in order on such an axis, up to the failed requests, which are infinite."""
+    axes.plot(
+        -np.log10(1.0 - np.arange(len(ordered)) / max(len(ordered), 1)),
+        np.where(np.isfinite(ordered), ordered, np.nan),
+        color=COLOURS[number % len(COLOURS)],
+        linestyle=STYLES[number % len(STYLES)],
+        label=label,
+    )
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:

@@ -10,14 +10,12 @@ from matplotlib.figure import Figure
 from bench import records, report
 from bench.chart_style import (
     BLUE,
-    COLOURS,
     PURPLE,
     RED,
-    STYLES,
     limit_line,
     log_milliseconds,
-    nines,
     percentile_axis,
+    percentile_line,
     save,
 )
 from bench.figures import KIND_LABELS, Samples, late_latencies, percentile
@@ -94,13 +92,8 @@ def percentile_curves(runs: Sequence[tuple[Summary, Samples]]) -> Figure:
         for number, (summary, samples) in enumerate(runs):
             measured = samples.measured
             ordered = late_latencies(measured.only(measured.kind == kind))
-            axes.plot(
-                nines(len(ordered)),
-                np.where(np.isfinite(ordered), ordered, np.nan),
-                color=COLOURS[number % len(COLOURS)],
-                linestyle=STYLES[number % len(STYLES)],
-                label=f"{summary.scale:g} % of B3 ({summary.offered_per_s:,.0f} requests/s)",
-            )
+            label = f"{summary.scale:g} % of B3 ({summary.offered_per_s:,.0f} requests/s)"
+            percentile_line(axes, ordered, number, label)
         limit_line(axes)
         axes.set_title(KIND_LABELS[kind], loc="left", fontsize=10)
         if position % 2 == 0:

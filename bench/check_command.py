@@ -18,7 +18,7 @@ from bench.exchange_client import HarnessError
 from bench.gate import Answer, Baseline
 from bench.options import INTERRUPTED, Parser, add_place, parsed, stop_on_signals
 from bench.report import Printer, table
-from bench.service import NULL
+from bench.service import NULL, VERSIONS
 
 BASELINE = records.DEFAULT_DIRECTORY / "baseline.json"
 MODE, POINTS = "quick", 5
@@ -122,7 +122,7 @@ def renew(run: Path, path: Path) -> None:
     lacking = gate.unusable(standings)
     if lacking is not None:
         raise HarnessError(f"--renew: {run} makes no baseline: {lacking}")
-    kept = {case: standings[case] for case in (NULL.label, *gate.ORDER)}
+    kept = {case: standings[case] for case in (NULL.label, *VERSIONS)}
     baseline = Baseline(
         gate.LAYOUT, run.resolve().name, meta.slug, options.profile, options.seed, kept
     )
@@ -184,7 +184,4 @@ def _judged(run: Run, baseline: Baseline, printer: Printer) -> Answer:
 
 
 def _meta(run: Path) -> _Meta:
-    try:
-        return msgspec.json.decode((run / "meta.json").read_bytes(), type=_Meta)
-    except (OSError, msgspec.MsgspecError):
-        raise HarnessError(f"{run}: results directory from another layout") from None
+    return records.read_json(run / "meta.json", _Meta)

@@ -218,9 +218,6 @@ class _Scene:
     def cycle(self, number: int) -> tuple[Crash, audit.Sent]:
         """Load, kill, start, and ask for everything that was acknowledged."""
         spec, tape, load, killing = self._load(number)
-        if not load.finished.complete:
-            killing.cancel()
-            raise KeyboardInterrupt
         killed_s = killing.killed_s()
         recovery_s = self.victim.start_again()
         sent = checking.sent(self.market, tape, load, {})
@@ -284,7 +281,12 @@ class _Scene:
         chance = random.Random(f"{options.seed} {self.victim.case.label} {number}")  # noqa: S311
         killing = _Killing(self.victim, chance.uniform(KILL_FROM_S, KILL_UNTIL_S))
         place = Place(target, None, options.pins, None)
-        return spec, tape, drive(spec, tape, place, killing.at_progress, watch=False), killing
+        try:
+            load = drive(spec, tape, place, killing.at_progress, watch=False)
+        except KeyboardInterrupt:
+            killing.cancel()
+            raise
+        return spec, tape, load, killing
 
 
 class _Killing:

@@ -20,12 +20,11 @@ import msgspec
 from bench.agenda import HALF, Options
 from bench.findings import Finding, found, result_of
 from bench.search import BRACKET_FACTOR, rounded
-from bench.service import NULL
+from bench.service import NULL, VERSIONS
 from bench.trials import Record
 from bench.verdict import Verdict
 
 LAYOUT = "baseline-1"
-ORDER = ("v1", "v2", "v3")
 SHARE_MIN = 0.70  # of the baseline's share of the null server's capacity
 CPU_GROWTH_MAX = 1.15
 TRIALS_MIN = 2  # fewer do not tell how noisy they are
@@ -139,7 +138,7 @@ def _standing(one: Finding, half: float, records: Sequence[Record]) -> Standing:
 
 def unusable(found_: Standings) -> str | None:
     """Why no baseline can be made of the standings; None when one can."""
-    for case in (NULL.label, *ORDER):
+    for case in (NULL.label, *VERSIONS):
         one = found_.get(case)
         if one is None or one.capacity is None:
             return f"it has no capacity of {case}"
@@ -157,9 +156,9 @@ def unusable(found_: Standings) -> str | None:
 def rulings(baseline: Standings, measured: Standings) -> list[Ruling]:
     """Every rule on its own: the order, each capacity, each CPU per request."""
     return [
-        *(_order(baseline, measured, slow, fast) for slow, fast in pairwise(ORDER)),
-        *(_capacity(baseline, measured, case) for case in ORDER),
-        *(_cpu(baseline, measured, case) for case in ORDER),
+        *(_order(baseline, measured, slow, fast) for slow, fast in pairwise(VERSIONS)),
+        *(_capacity(baseline, measured, case) for case in VERSIONS),
+        *(_cpu(baseline, measured, case) for case in VERSIONS),
     ]
 
 

@@ -65,8 +65,10 @@ def drive(
     generators: int = 1,
     watch: bool = True,
     cores: Sequence[int | None] = (),
+    partly: bool = False,
 ) -> Load:
-    """Let the generators run and watch. After Ctrl-C they are told to end, and keep what they have.
+    """Let the generators run and watch. After Ctrl-C they are told to end, and KeyboardInterrupt is
+    raised, unless what they have sent until then will do: ``partly``.
 
     ``generators`` processes share the tape. Without ``watch`` nothing is seen beside the load, for
     a service that will not be there at the end. The pace of these ``cores`` is watched.
@@ -82,6 +84,8 @@ def drive(
         lines = [line for text in said for line in text.splitlines()]
         raise HarnessError(f"the generator failed: {lines[-1] if lines else 'no reason given'}")
     started, finished = followed
+    if not (finished.complete or partly):
+        raise KeyboardInterrupt
     samples, order_ids, remaining, offered = _arrays(specs, tape)
     cpu_share = seen.cpu_share() | {"generator": finished.cpu_s / finished.wall_s}
     paces = pace.paces(looks, seen.begin_s, seen.end_s)

@@ -133,8 +133,6 @@ def run(options: Options, label: str, say: Say) -> Flood:
             tape = spec.tape()
             say(f"{label}: {capacity:g} % is its capacity, {factor:.2g} times that is offered")
             load = drive(spec, tape, place)
-            if not load.finished.complete:
-                raise KeyboardInterrupt
             audit = ready.read_back(place, tape, load, ready.sent(tape, load))
         audit.add_stop(place.stop_finding)
     samples = load.samples

@@ -263,8 +263,8 @@ def _said(directory: Path, name: str) -> str | None:
 def _begun(directory: Path) -> dict[str, Any]:
     """What meta.json says; nothing when there is none that can be read."""
     try:
-        return msgspec.json.decode((directory / "meta.json").read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.MsgspecError):
+        return read_meta(directory)
+    except HarnessError:
         return {}
 
 
@@ -277,12 +277,21 @@ def read_lines(
 
 
 def lines_of(file: Path, kind: type[T]) -> list[T]:
-    """The records of a file, one in a line. Raises HarnessError when it cannot be read."""
+    """The records of a file, one in a line. Raises HarnessError, with the line that is none."""
+    found: list[T] = []
     try:
-        lines = file.read_bytes().splitlines()
-        return [msgspec.json.decode(line, type=kind) for line in lines]
-    except (OSError, msgspec.MsgspecError) as error:
+        for line in file.read_bytes().splitlines(keepends=True):
+            if not line.endswith(b"\n"):
+                raise HarnessError(
+                    f"{file}: line {len(found) + 1} is cut off; remove it to go on with the "
+                    f"{len(found)} before it"
+                )
+            found.append(msgspec.json.decode(line, type=kind))
+    except OSError as error:
         raise HarnessError(f"{file}: cannot be read: {error}") from None
+    except msgspec.MsgspecError as error:
+        raise HarnessError(f"{file}: line {len(found) + 1} cannot be read: {error}") from None
+    return found
 
 
 def read_meta(directory: Path) -> dict[str, Any]:

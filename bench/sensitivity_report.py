@@ -3,12 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from bench import findings, records, trials
 from bench.agenda import MODES
 from bench.capacity_report import REPORT, SUMMARY
-from bench.exchange_client import HarnessError
 from bench.report import table
 from bench.sensitivity import LAYOUT, MODE, Bounds, Options, Order, Sensitivity, found
 
@@ -52,10 +49,7 @@ def write(directory: Path) -> Sensitivity:
 
 def read(directory: Path) -> Sensitivity:
     """The summary of a run. Raises HarnessError."""
-    try:
-        return msgspec.json.decode((directory / SUMMARY).read_bytes(), type=Sensitivity)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise HarnessError(f"{directory} holds no findings: {error}") from error
+    return records.read_json(directory / SUMMARY, Sensitivity)
 
 
 def lines_of(sensitivity: Sensitivity) -> list[str]:

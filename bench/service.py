@@ -29,7 +29,7 @@ _POLL_S = 0.02
 _LOG_LINES = 5
 _PR_SET_PDEATHSIG = 1
 ROLES = ("service", "generator", "postgres")
-VERSIONS = ("v1", "v2", "v3")
+VERSIONS = ("v1", "v2", "v3")  # from the slowest to the fastest, as they are meant to be
 
 
 @dataclass(frozen=True)

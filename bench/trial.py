@@ -114,7 +114,7 @@ def run(plan: Plan, place: Place, workdir: Path, say: Say, show: Show) -> Trial:
         connections=BROKERS_CONNECTIONS,
     )
     tape = spec.tape()
-    load = drive(spec, tape, place, lambda progress: show(plan, progress))
+    load = drive(spec, tape, place, lambda progress: show(plan, progress), partly=True)
     checked = Audit(not_done="the run was interrupted")
     if load.finished.complete:
         say("audit")

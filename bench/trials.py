@@ -239,17 +239,4 @@ def read(directory: Path) -> list[Record]:
     if not (directory / FILE).exists():
         what = "results directory from another layout" if directory.is_dir() else "no such run"
         raise HarnessError(f"{directory}: {what}; there is no {FILE}")
-    content = (directory / FILE).read_bytes()
-    decode = msgspec.json.Decoder(Record).decode
-    found: list[Record] = []
-    for number, line in enumerate(content.splitlines(keepends=True), 1):
-        if not line.endswith(b"\n"):
-            raise HarnessError(
-                f"{directory / FILE}: line {number} is cut off; remove it to go on with the "
-                f"{len(found)} trials before it"
-            )
-        try:
-            found.append(decode(line))
-        except msgspec.MsgspecError as error:
-            raise HarnessError(f"{directory / FILE}: line {number} is no trial: {error}") from None
-    return found
+    return records.lines_of(directory / FILE, Record)

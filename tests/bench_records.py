@@ -1,6 +1,8 @@
-"""Records of trials that nobody has measured, for tests of what is made of them; and a market for
-tests that do measure."""
+"""Records of trials that nobody has measured, for tests of what is made of them; and for tests that
+do measure, a market and the command line."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from bench.agenda import Options
 from bench.capacity import Run, conditions
 from bench.figures import GeneratorHealth, KindFigures
 from bench.recording import Kind
+from bench.service import ROOT
 from bench.trials import Record, Staleness
 from bench.verdict import Stability, Verdict
 
@@ -71,6 +74,12 @@ PASSED = Record(
     checks=["every acknowledged order once"],
     faults=[],
 )
+
+
+def commanded(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """``python -m bench`` in a process of its own, when it has ended."""
+    command = [sys.executable, "-m", "bench", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def a_trial(**changes: Any) -> Record:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import psutil  # type: ignore[import-untyped]
 import pytest
+from bench_records import commanded
 
 from bench.load import DRAIN_S
 
@@ -206,10 +207,7 @@ def test_a_run_against_a_url_needs_few_packages_and_is_recorded(runs: Runs) -> N
 def test_charts_can_be_drawn_again_from_the_raw_data(runs: Runs) -> None:
     run = only_run(runs.results / "good")
     before = (run / "percentiles.svg").read_bytes()
-    redrawn = subprocess.run(
-        [sys.executable, "-m", "bench", "charts", str(run)], cwd=ROOT, check=False
-    )
-    assert redrawn.returncode == 0
+    assert commanded("charts", run).returncode == 0
     assert (run / "percentiles.svg").read_bytes() == before
 
 

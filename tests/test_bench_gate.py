@@ -4,7 +4,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -24,7 +24,7 @@ from bench.trials import Record
 from bench.verdict import Verdict
 
 ROOT = Path(__file__).resolve().parents[1]
-CASES = list(gate.ORDER)
+CASES = list(service.VERSIONS)
 SEVERITY = [Answer.PASS, Answer.INCONCLUSIVE, Answer.REGRESS]
 
 
@@ -358,13 +358,6 @@ def baseline_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def untouched_signals() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
-@pytest.fixture
 def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulated runs have no samples to draw."""
     monkeypatch.setattr("bench.capacity_charts.draw", lambda run: [])
@@ -411,7 +404,7 @@ def test_trials_that_are_not_valid_do_not_count(baseline_file: Path) -> None:
     assert "v3 has fewer than 2 valid trials now" in sentence(ruled)
 
 
-@pytest.mark.usefixtures("untouched_signals", "no_charts")
+@pytest.mark.usefixtures("no_charts")
 @pytest.mark.parametrize(("factor", "code"), [(1.0, 0), (0.5, 1), (0.7, 2)])
 def test_the_exit_code_is_the_answer(
     baseline_file: Path,
@@ -429,7 +422,7 @@ def test_the_exit_code_is_the_answer(
     assert last.startswith(list(check_command.EXIT_CODES)[code])
 
 
-@pytest.mark.usefixtures("untouched_signals", "no_charts")
+@pytest.mark.usefixtures("no_charts")
 def test_another_machine_is_named(
     baseline_file: Path,
     tmp_path: Path,
@@ -443,7 +436,6 @@ def test_another_machine_is_named(
     assert "the baseline on abacus-1c" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("untouched_signals")
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -491,7 +483,6 @@ def test_wrong_usage_is_not_taken_for_an_answer(
     assert line.count("\n") == 1
 
 
-@pytest.mark.usefixtures("untouched_signals")
 @pytest.mark.parametrize(
     ("what", "says"),
     [
@@ -520,7 +511,6 @@ def test_a_run_that_makes_no_baseline_is_one_line(
     assert not file.exists()
 
 
-@pytest.mark.usefixtures("untouched_signals")
 def test_another_run_is_not_resumed_as_a_check(
     baseline_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

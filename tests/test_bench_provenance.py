@@ -1,15 +1,14 @@
 """A run that goes on keeps what is known of its start, and adds what was different later."""
 
 import json
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_records import begun
+from bench_records import begun, commanded
 from synthetic import capacity_run, sensitivity_run
 
 from bench import capacity_cli, check_command, records, sensitivity, sensitivity_cli
@@ -31,15 +30,6 @@ Resume = Callable[[Path], int]
 def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("capacity_charts", "sensitivity_charts"):
         monkeypatch.setattr(f"bench.{module}.draw", lambda directory: [])
-
-
-@pytest.fixture(autouse=True)
-def own_handlers() -> Iterator[None]:
-    """What the commands do with signals must not outlive them here."""
-    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def meta_of(directory: Path) -> dict[str, Any]:
@@ -121,8 +111,7 @@ def test_one_process_at_a_time_measures_into_a_run(
     made(directory)
     records.claim(directory)
     before = meta_of(directory)
-    resume = [sys.executable, "-m", "bench", command, "--resume", str(directory)]
-    done = subprocess.run(resume, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = commanded(command, "--resume", directory)
     assert done.returncode == 1
     assert "another process measures into it" in done.stderr
     assert done.stderr.count("\n") == 1

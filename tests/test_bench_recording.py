@@ -1,7 +1,6 @@
 """What a run that is measured case by case leaves behind, however it ends."""
 
 import json
-import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -23,18 +22,15 @@ Record = Callable[[Work], int]
 
 
 @pytest.fixture
-def record(tmp_path: Path) -> Iterator[Record]:
+def record(tmp_path: Path) -> Record:
     """Run a command that does this work, in an empty results directory."""
-    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
 
     def run(work: Work) -> int:
         made = recording.parser(KIND, None, ("v1",), "v1")
         given = ["--out", str(tmp_path), "--pins", "none"]
         return recording.record(KIND, given, made, options_of, work)
 
-    yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    return run
 
 
 def options_of(asked: Namespace) -> dict[str, int]:

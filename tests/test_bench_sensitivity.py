@@ -5,7 +5,6 @@ import math
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -173,14 +172,6 @@ def test_the_chart_shows_any_bounds() -> None:
     texts = [text.get_text() for text in axes.texts]
     assert {"broken", "undecided", "100–110 %", "≥ 90 %", "< 2 %"} <= set(texts)
     assert [label.get_text() for label in axes.get_yticklabels()] == ["average", "peak"]
-
-
-@pytest.fixture(autouse=True)
-def own_handler() -> Iterator[None]:
-    """What the command does with SIGTERM must not outlive it here."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="module")
