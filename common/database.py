@@ -6,7 +6,7 @@ at import, and each connection prepares it once.
 """
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import ParamSpec, TypeVar
 
@@ -41,6 +41,8 @@ PLANNING = (
 TRIES = 10
 # The lock that keeps apart who must not change the same books; ``common/writer.py`` takes it alone.
 WRITER_LOCK = "hashtext('exchange writer')"
+# So many rows at a time of what may be millions.
+PART = 20_000
 _SHARED_LOCK = statement_of(f"SELECT pg_try_advisory_lock_shared({WRITER_LOCK})")
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -226,6 +228,16 @@ class Database:
         """All that one read finds. Raises Unavailable, Conflict."""
         [rows] = await self.together((statement, parameters or {}))
         return rows
+
+    async def parts(self, statement: Statement) -> AsyncGenerator[list[Row], None]:
+        """The same, ``PART`` rows at a time: for a read without parameters that may find more than
+        should be in memory at once. It has a connection of its own. Raises Unavailable."""
+        with _our_errors():
+            connection = await psycopg.AsyncConnection.connect(self._conninfo)
+            async with connection, connection.cursor("part", binary=True) as cursor:
+                await cursor.execute(statement.text.encode())
+                while rows := await cursor.fetchmany(PART):
+                    yield rows
 
     async def row(self, statement: Statement, parameters: Parameters | None = None) -> Row | None:
         """The first row of one read, None when there is none. Raises Unavailable, Conflict."""

@@ -47,11 +47,13 @@ async def load_clock(database: Database) -> Clock:
 async def load_engine(database: Database) -> Engine:
     """All open orders with their trades, each behind those accepted before it."""
     orders: dict[int, Order] = {}
-    for row in await database.rows(startup.OPEN_ORDERS):
-        order = order_of(row)
-        orders[order.id] = order
-    for order_id, *trade in await database.rows(startup.TRADES_OF_OPEN_ORDERS):
-        orders[order_id.int].add_trade(startup.trade_of(tuple(trade)))
+    async for rows in database.parts(startup.OPEN_ORDERS):
+        for row in rows:
+            order = order_of(row)
+            orders[order.id] = order
+    async for rows in database.parts(startup.TRADES_OF_OPEN_ORDERS):
+        for order_id, *trade in rows:
+            orders[order_id.int].add_trade(startup.trade_of(tuple(trade)))
     engine = Engine()
     for order in orders.values():
         engine.rest(order)

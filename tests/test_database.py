@@ -1,0 +1,50 @@
+"""What finds very many rows brings them in parts."""
+
+from contextlib import aclosing
+from itertools import chain
+
+import uvloop
+from conftest import NewDatabase
+
+from common.channel import Statement
+from common.database import PART, Database, prepare_schema
+
+
+def numbers(until: int) -> Statement:
+    """As many rows, in order."""
+    return Statement(f"SELECT n FROM generate_series(1, {until}) AS n", (), b"")
+
+
+async def parts_of(database: Database, statement: Statement) -> list[list[int]]:
+    return [[number for (number,) in rows] async for rows in database.parts(statement)]
+
+
+def test_many_rows_come_in_parts_and_in_their_order(new_database: NewDatabase) -> None:
+    url, count = new_database(), 2 * PART + 5
+    prepare_schema(url)
+
+    async def read() -> None:
+        async with Database(url, pool_size=1, pool_wait_ms=1_000).opened() as database:
+            parts = await parts_of(database, numbers(count))
+            assert [len(part) for part in parts] == [PART, PART, 5]
+            assert list(chain(*parts)) == [*range(1, count + 1)]
+            assert await parts_of(database, numbers(0)) == []
+            assert await parts_of(database, numbers(1)) == [[1]]
+
+    uvloop.run(read())
+
+
+def test_who_stops_reading_gives_the_connection_back(new_database: NewDatabase) -> None:
+    url = new_database()
+    prepare_schema(url)
+
+    async def read() -> None:
+        async with Database(url, pool_size=1, pool_wait_ms=1_000).opened() as database:
+            async with aclosing(database.parts(numbers(2 * PART))) as parts:
+                async for rows in parts:
+                    assert len(rows) == PART
+                    break
+            assert await database.rows(numbers(2)) == [(1,), (2,)]
+            assert await parts_of(database, numbers(2)) == [[1, 2]]
+
+    uvloop.run(read())
