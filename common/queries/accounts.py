@@ -11,16 +11,11 @@ from common.tables import balances, brokers
 
 INSERT_BROKER = compiled(insert(brokers))
 
-AUTHENTICATE = compiled(
-    select(brokers).where(brokers.c.key_hash == bindparam("key_hash", type_=LargeBinary))
-)
-
-# The broker whose key it is, in a statement on something else.
-broker_of_key = (
-    select(brokers.c.id)
-    .where(brokers.c.key_hash == bindparam("key_hash", type_=LargeBinary))
-    .scalar_subquery()
-)
+# Of the broker whose key it is.
+has_key = brokers.c.key_hash == bindparam("key_hash", type_=LargeBinary)
+AUTHENTICATE = compiled(select(brokers).where(has_key))
+# That broker in a statement on something else.
+broker_of_key = select(brokers.c.id).where(has_key).scalar_subquery()
 
 # A sum over at most as many rows as there are symbols: the primary key of balances.
 BALANCE = compiled(

@@ -6,7 +6,6 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
-    LargeBinary,
     Text,
     Uuid,
     bindparam,
@@ -19,7 +18,7 @@ from sqlalchemy import (
 
 from common.channel import Row, Statement, compiled
 from common.model import PRICE_MAX_CENTS, CloseReason, NewOrder, Order, Side
-from common.queries.accounts import broker_of_key
+from common.queries.accounts import broker_of_key, has_key
 from common.queries.stored_orders import close_reason_at, of_client, order_columns, still_open, word
 from common.tables import brokers, client_orders, orders
 
@@ -57,7 +56,7 @@ ACCEPT = compiled(
         brokers.c.webhook_url,
         func.nextval(literal_column("'order_sequence'")),
         func.clock_timestamp(),
-    ).where(brokers.c.key_hash == bindparam("key_hash", type_=LargeBinary))
+    ).where(has_key)
 )
 
 
