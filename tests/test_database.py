@@ -3,7 +3,9 @@
 from contextlib import aclosing
 from itertools import chain
 
+import psycopg
 import uvloop
+from client import eventually
 from conftest import NewDatabase
 
 from common.channel import Statement
@@ -34,16 +36,26 @@ def test_many_rows_come_in_parts_and_in_their_order(new_database: NewDatabase) -
     uvloop.run(read())
 
 
-def test_who_stops_reading_gives_the_connection_back(new_database: NewDatabase) -> None:
+def test_who_stops_reading_leaves_no_connection_behind(new_database: NewDatabase) -> None:
     url = new_database()
     prepare_schema(url)
+
+    def no_other_connection() -> bool:
+        with psycopg.connect(url) as connection:
+            [count] = connection.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+                " AND application_name = 'exchange'"
+            ).fetchone() or [None]
+        return count == 1  # that of the pool
 
     async def read() -> None:
         async with Database(url, pool_size=1, pool_wait_ms=1_000).opened() as database:
             async with aclosing(database.parts(numbers(2 * PART))) as parts:
                 async for rows in parts:
                     assert len(rows) == PART
+                    assert not no_other_connection()
                     break
+            eventually(no_other_connection)
             assert await database.rows(numbers(2)) == [(1,), (2,)]
             assert await parts_of(database, numbers(2)) == [[1, 2]]
 
