@@ -8,7 +8,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -272,9 +272,31 @@ def narrow(start_service: StartService) -> Service:
     return start_service(EXCHANGE_CONNECTIONS_MAX="1", EXCHANGE_CLIENT_PATIENCE_S="1")
 
 
+@contextmanager
+def the_only_one(service: Service, **options: int) -> Iterator[socket.socket]:
+    """The one connection that the service has a place for, once the last one is let go."""
+
+    def taken() -> socket.socket | None:
+        client = socket.socket()
+        for option, value in options.items():
+            client.setsockopt(socket.SOL_SOCKET, getattr(socket, option), value)
+        client.settimeout(PATIENCE_S)
+        client.connect((HOST, service.client.port))
+        with suppress(ConnectionError):
+            client.sendall(HEALTH)
+            if client.recv(65536).startswith(b"HTTP/1.1 200 "):
+                return client
+        client.close()
+        return None
+
+    client = eventually(taken)
+    assert client is not None
+    with client:
+        yield client
+
+
 def test_who_half_closes_and_goes_before_the_reply_is_let_go(narrow: Service) -> None:
-    eventually(lambda: is_free(narrow))
-    with locked(narrow, "brokers"), connected(narrow) as client:
+    with locked(narrow, "brokers"), the_only_one(narrow) as client:
         half_closed(client, registration(narrow, "Alice"))
         eventually(lambda: is_waiting_for_a_lock(narrow))
         assert not is_free(narrow)
@@ -284,10 +306,7 @@ def test_who_half_closes_and_goes_before_the_reply_is_let_go(narrow: Service) ->
 
 
 def test_who_half_closes_and_never_reads_is_given_up(narrow: Service) -> None:
-    eventually(lambda: is_free(narrow))
-    with socket.socket() as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.connect((HOST, narrow.client.port))
+    with the_only_one(narrow, SO_RCVBUF=4096) as client:
         # Far more than the sockets hold on both sides.
         half_closed(client, b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 1_000)
         eventually(lambda: not is_free(narrow))
