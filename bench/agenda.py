@@ -62,7 +62,7 @@ MODES = {
             around=(*_HALVES, 0.75, 0.9, 1.0, 1.1),
             at=(25.0, 100.0, 300.0),
             null_width=0.05,
-            pace_min=0.95,
+            pace_min=0.9,
         ),
     )
 }

@@ -247,15 +247,16 @@ CHARTS = {
 }
 
 
-def pace_sentence(
-    done: Sequence[Record], usual: Mapping[str, float], slow: Mapping[int, str]
-) -> str:
-    """How fast the slower core was while the trials ran, as a condition of a run."""
+def pace_sentence(done: Sequence[Record], usual: pace.Paces, slow: Mapping[int, str]) -> str:
+    """How fast the cores were while the trials ran, as a condition of a run."""
     slower = [min(pace.shares(one.paces, usual).values()) for one in done if one.paces]
-    turns = ", ".join(f"core {name}: {each:.0f}" for name, each in usual.items())
+    turns = ", ".join(
+        f"core {name} {each.mean:.0f} of {each.best:.0f}" for name, each in usual.items()
+    )
     return (
-        f"While {len(slower)} trials ran, the slower core had {statistics.median(slower):.0%} of "
-        f"its usual pace ({turns} turns of an empty loop/µs) in the median and "
+        f"While {len(slower)} trials ran, the cores did so many turns of an empty loop/µs as a "
+        f"rule, of so many at their best: {turns}. The slower one had "
+        f"{statistics.median(slower):.0%} of its usual pace in the median trial and "
         f"{min(slower):.0%} at least"
         + (f"; {len(slow)} of them were too slow to count." if slow else ".")
     )
@@ -283,7 +284,7 @@ def trial_table(done: Sequence[Record], slow: Mapping[int, str]) -> list[str]:
     return table((*before, *(["machine"] if usual else []), "verdict"), rows)
 
 
-def _slower(one: Record, usual: Mapping[str, float]) -> str:
+def _slower(one: Record, usual: pace.Paces) -> str:
     slowest = min(pace.shares(one.paces, usual).values(), default=None)
     return "–" if slowest is None else f"{slowest:.0%}"
 

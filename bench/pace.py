@@ -81,25 +81,29 @@ def paces(seen: Mapping[str, Sequence[Look]], begin_s: float, end_s: float) -> d
     }
 
 
-def usual(trials: Sequence[Paces]) -> dict[str, float]:
-    """How fast each core is when no neighbour slows it, by what all trials of a run have seen.
+def usual(trials: Sequence[Paces]) -> dict[str, Pace]:
+    """The pace of each core in the trials of a run: of the means the median, of the bests too.
 
-    The median: a host with little to do lets a core run a tenth faster for some minutes, and what
-    is usual is not slow because of that.
+    A neighbour that is there all the time belongs to the machine that is measured, and is told
+    apart by the best; one that comes for a while is what makes a trial slow.
     """
     names = sorted({name for each in trials for name in each})
+    by_core = {name: [each[name] for each in trials if name in each] for name in names}
     return {
-        name: statistics.median(each[name].best for each in trials if name in each)
-        for name in names
+        name: Pace(
+            statistics.median(each.mean for each in seen),
+            statistics.median(each.best for each in seen),
+        )
+        for name, seen in by_core.items()
     }
 
 
-def shares(trial: Paces, usual_: Mapping[str, float]) -> dict[str, float]:
+def shares(trial: Paces, usual_: Paces) -> dict[str, float]:
     """How fast each core was in a trial, as a share of the usual."""
-    return {name: each.mean / usual_[name] for name, each in trial.items()}
+    return {name: each.mean / usual_[name].mean for name, each in trial.items()}
 
 
-def slow(trial: Paces, usual_: Mapping[str, float], least: float) -> str | None:
+def slow(trial: Paces, usual_: Paces, least: float) -> str | None:
     """The cores of a trial, or of a look, if one of them had less than that share of the usual."""
     parts = shares(trial, usual_)
     if all(part >= least for part in parts.values()):
