@@ -19,19 +19,6 @@ def test_the_readmes_show_the_newest_published_runs(name: str) -> None:
     assert readme.read_text() == updated(readme, READMES[name])
 
 
-@pytest.mark.parametrize("name", READMES)
-def test_every_link_into_the_results_leads_somewhere(name: str) -> None:
-    readme = ROOT / name
-    links = [part.split(")")[0] for part in readme.read_text().split("](")[1:]]
-    assert [link for link in links if "results/" in link and not missing(readme, link)] == [
-        link for link in links if "results/" in link
-    ]
-
-
-def missing(readme: Path, link: str) -> bool:
-    return not (readme.parent / link).exists()
-
-
 def test_what_the_published_run_says_follows_from_its_trials(tmp_path: Path) -> None:
     published = newest_published()
     assert published is not None

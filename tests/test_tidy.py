@@ -10,6 +10,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES = ("casev1", "casev2", "casev3")
+DOCUMENTS = sorted(
+    path for pattern in ("*.md", "*/README.md", "docs/*.md") for path in ROOT.glob(pattern)
+)
 PYTHON_FILES = ("__init__.py", "__main__.py", "app.py", "exchange.py")
 HEADINGS = [
     "Idea",
@@ -148,6 +151,34 @@ def test_the_readmes_print_the_size_of_the_diff_that_there_is(one: str, other: s
         row = f"| `{name}` | {added} | {removed} |"
         assert row in (ROOT / other / "README.md").read_text(), row
     assert set(sizes) <= {"app.py", "exchange.py", "README.md", "docker-compose.yml"}
+
+
+def leads_somewhere(document: Path, link: str) -> bool:
+    """Whether the file is there, and the heading in it. What is elsewhere is not looked at."""
+    if "://" in link:
+        return True
+    name, _, heading = link.partition("#")
+    target = document.parent / name if name else document
+    return target.exists() and (not heading or heading in anchors(target))
+
+
+def anchors(document: Path) -> set[str]:
+    """The names by which the headings of a document can be linked to."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=label)
+def test_every_link_of_a_document_leads_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", document.read_text())
+    assert [link for link in links if not leads_somewhere(document, link)] == []
+
+
+def test_a_link_to_what_is_not_there_leads_nowhere() -> None:
+    readme = ROOT / "README.md"
+    assert leads_somewhere(readme, "docs/performance.md#the-engine")
+    assert not leads_somewhere(readme, "docs/performance.md#the-motor")
+    assert not leads_somewhere(readme, "docs/nothing.md")
 
 
 def test_every_tracked_line_of_code_fits_beside_another_file() -> None:
