@@ -139,12 +139,18 @@ def search_votes(done: Sequence[Record], case: str, repeat: int, tight: bool = F
 def next_task(
     options: Options, done: Sequence[Record], start: Callable[[str], float]
 ) -> Task | None:
-    """The next trial; None when the run is complete. ``start`` gives the first rate of a case."""
-    for repeat in range(1, options.repeats + 1):
-        for case in [NULL.label, *options.cases]:
-            task = _next_of(options, done, case, repeat, start)
-            if task is not None:
-                return task
+    """The next trial; None when the run is complete. ``start`` gives the first rate of a case.
+
+    A search that has begun is ended before another that lost a trial meanwhile: each change of the
+    case fills a database anew.
+    """
+    cases = [NULL.label, *options.cases]
+    searches = [(case, repeat) for repeat in range(1, options.repeats + 1) for case in cases]
+    under_way = [(one.case, one.repeat) for one in done[-1:]]
+    for case, repeat in [*(each for each in under_way if each in searches), *searches]:
+        task = _next_of(options, done, case, repeat, start)
+        if task is not None:
+            return task
     return None
 
 

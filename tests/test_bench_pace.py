@@ -182,7 +182,7 @@ def test_the_search_goes_on_as_if_a_slow_trial_had_not_been() -> None:
     assert v3.trials == 6
     assert bounds_found(PUBLISH, counted(PUBLISH, done), "v3") == [100.0, 102.0]
     again = counted(PUBLISH, [*done[:3], at(102.0, SLOW, "fail", number=4)])
-    task = next_task(PUBLISH, [*null_done(), *again], lambda _: 1.0)
+    task = next_task(PUBLISH, [*complete("null", 2000.0), *again], lambda _: 1.0)
     assert task is not None
     assert (task.case, task.purpose) != ("v3", "curve")
     assert task.rate > 100.0
@@ -214,15 +214,28 @@ def test_the_charts_are_of_the_trials_that_the_report_counts(
     assert drawn[0].cases[0].trials == 9
 
 
-def null_done() -> list[Record]:
-    """A search of the null server with all that belongs to it."""
-    low = [structs.replace(at(2000.0, {}), case="null")] * 3
-    high = [structs.replace(at(2080.0, {}, "fail"), case="null")] * 3
-    wanted = agenda.curve(
-        agenda.MODES["publish"], Capacity(2000.0, 2080.0, at_least=False, confirmed=True)
-    )
-    curve = [structs.replace(at(rate, {}), case="null", purpose="curve") for rate in wanted]
-    return [*low, *high, *curve]
+def complete(case: str, low: float) -> list[Record]:
+    """A search with all that belongs to it; in the end is what was measured beside it."""
+    high = 1.02 * low
+    found_ = Capacity(low, high, at_least=False, confirmed=True)
+    wanted = agenda.curve(agenda.MODES["publish"], found_)
+    return [
+        *[at(low, {}, case=case)] * 3,
+        *[at(high, {}, "fail", case=case)] * 3,
+        *(at(rate, {}, case=case, purpose="curve") for rate in wanted),
+    ]
+
+
+def test_a_search_under_way_is_ended_before_another_that_lost_a_trial() -> None:
+    def case_after(done: list[Record]) -> str | None:
+        task = next_task(PUBLISH, done, lambda _: 1.0)
+        return None if task is None else task.case
+
+    lost, v3 = complete("null", 2000.0)[:-1], complete("v3", 100.0)
+    assert case_after(lost) == "null"
+    assert {case_after([*lost, *v3[:count]]) for count in range(1, len(v3))} == {"v3"}
+    assert case_after([*lost, *v3]) == "null"
+    assert case_after([*v3, *complete("null", 2000.0)]) is None
 
 
 def a_run_on_a_slow_machine(
