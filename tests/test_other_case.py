@@ -81,6 +81,30 @@ def test_no_case_goes_on_without_the_log_of_another(
     assert service.again(alice).detail(order_id)["status"] == "open"
 
 
+@pytest.mark.parametrize("second", CASES)
+@pytest.mark.parametrize("first", MEMORY_CASES)
+def test_no_case_goes_on_without_a_log_that_is_still_written(
+    first: str, second: str, start_service: StartService, new_place: Callable[[], Path]
+) -> None:
+    log = {"EXCHANGE_WAL_DIR": str(new_place() / "wal")}
+    lost = start(start_service, first, None, EXCHANGE_DURABILITY="wal", **log)
+    alice = lost.register("Alice")
+    order_id = alice.place("ask", 1, 100)
+    lost.client.settle()
+    lost.send_signal(signal.SIGSTOP)
+    try:
+        lost.sql(LOSE_ALL_SESSIONS)
+        refused = start_service(lost.database_url, module=second, ready=False, **log)
+        assert refused.exit_code() == 1
+        assert "is in use by another exchange: stop it" in refused.text()
+    finally:
+        lost.send_signal(signal.SIGCONT)
+    assert lost.exit_code() == os.EX_IOERR
+    assert lost.sql("SELECT log_id IS NULL FROM exchange_state") == [(False,)]
+    service = start(start_service, first, lost.database_url, EXCHANGE_DURABILITY="wal", **log)
+    assert service.again(alice).detail(order_id)["status"] == "open"
+
+
 @pytest.mark.parametrize("second", MEMORY_CASES)
 def test_numbers_of_casev1_are_behind_also_after_a_crash_of_the_database(
     second: str, start_service: StartService, mortal: EmbeddedPostgres

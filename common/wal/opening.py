@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -71,21 +71,25 @@ async def open_log(
 
 
 async def refuse_to_forget(settings: Settings, database: Database, stored_sequence: int) -> None:
-    """Raise StartError if a log, there or elsewhere, may hold more than the database."""
+    """Raise StartError if a log, here or elsewhere, may hold what the database lacks."""
     exchange_id, needed_id = await _ids(database)
     directory, records = Directory(settings.wal_dir), list[Record]()
-    try:
-        with suppress(Foreign):
-            records, _ = _found(settings, directory, exchange_id, needed_id, stored_sequence)
-    except (Damaged, OSError, ValueError) as error:
-        raise unusable(settings.wal_dir, error) from None
-    if records:
-        raise StartError(
-            f"EXCHANGE_WAL_DIR: the log in {settings.wal_dir} holds {len(records):,} commands that "
-            "the database lacks: start once with EXCHANGE_DURABILITY=wal"
-        )
-    if needed_id is not None:
-        await database.commit((state.NEED_NO_LOG, {"log": needed_id.hex}))
+    with ExitStack() as held:
+        if needed_id is not None and settings.wal_dir.is_dir():
+            # Who still writes it has lost this database, and may not know so yet.
+            held.enter_context(locked(settings.wal_dir, shared=True))
+        try:
+            with suppress(Foreign):
+                records, _ = _found(settings, directory, exchange_id, needed_id, stored_sequence)
+        except (Damaged, OSError, ValueError) as error:
+            raise unusable(settings.wal_dir, error) from None
+        if records:
+            raise StartError(
+                f"EXCHANGE_WAL_DIR: the log in {settings.wal_dir} holds {len(records):,} commands "
+                "that the database lacks: start once with EXCHANGE_DURABILITY=wal"
+            )
+        if needed_id is not None:
+            await database.commit((state.NEED_NO_LOG, {"log": needed_id.hex}))
 
 
 async def _ids(database: Database) -> tuple[UUID, UUID | None]:
