@@ -12,7 +12,7 @@ import msgspec
 
 from bench import pace, traffic
 from bench.load import WARMUP_S
-from bench.search import INVALID_REPEATS_MAX, Capacity, Probe, Vote, next_step, rounded
+from bench.search import INVALID_REPEATS_MAX, Capacity, Probe, Vote, bounds, next_step, rounded
 from bench.service import NULL
 from bench.trials import Record
 from bench.verdict import Verdict
@@ -29,7 +29,8 @@ class Mode(msgspec.Struct, frozen=True):
     can carry. ``duration_s`` is that of a trial of a search: all are as long, since a bound that a
     short trial found and long ones overturn costs more than it saved. What is measured beside the
     search may be as short as ``curve_s``. A trial during which a core had less than ``pace_min`` of
-    its usual pace does not count, and is made again.
+    its usual pace does not count, and is made again; those ``at`` given rates count always, since a
+    core that mostly sleeps is found slow each time it wakes.
     """
 
     name: str
@@ -108,12 +109,23 @@ def slowed(options: Options, done: Sequence[Record]) -> dict[int, str]:
 
     What is usual is known only in the end, so a trial may be found to be slow later.
     """
-    least = MODES[options.mode].pace_min
-    if not least:
+    mode, usual = MODES[options.mode], usual_paces(done)
+    if not mode.pace_min:
         return {}
-    usual = pace.usual([one.paces for one in done])
-    said = {one.number: pace.slow(one.paces, usual, least) for one in done}
+    said = {
+        one.number: pace.slow(one.paces, usual[one.repeat], mode.pace_min)
+        for one in done
+        if one.purpose != "curve" or one.rate not in mode.at
+    }
     return {number: cores for number, cores in said.items() if cores is not None}
+
+
+def usual_paces(done: Sequence[Record]) -> dict[int, pace.Paces]:
+    """The usual pace of the cores by repeat: a run may go on in an hour of another pace."""
+    return {
+        repeat: pace.usual([one.paces for one in done if one.repeat == repeat])
+        for repeat in {one.repeat for one in done}
+    }
 
 
 def counted(options: Options, done: Sequence[Record]) -> list[Record]:
@@ -184,8 +196,8 @@ def search_step(
     """Where one search stands; ``start`` matters only before its first trial."""
     said, width = search_votes(done, case, repeat), mode_of(options, case).width
     known = options.begin_at.get(case, [])
-    if repeat > 1:
-        known = bounds_found(options, done, case)
+    if repeat > 1:  # also where the first search is to go on, since it lost a trial
+        known = [rate for rate in bounds(search_votes(done, case, 1)) if rate is not None]
     first_rate = 0.0 if said or known else start(case)
     return next_step(said, first_rate, width, known)
 

@@ -107,7 +107,8 @@ class Run:
         least = MODES[self.options.mode].pace_min
         while (waited_s := time.monotonic() - since_s) <= CALM_PATIENCE_S:
             seen = pace.alone(self._cores(), CALM_LOOK_S)
-            usual = pace.usual([*(one.paces for one in self.done), seen])
+            of_repeat = [one.paces for one in self.done if one.repeat == self.done[-1].repeat]
+            usual = pace.usual([*of_repeat, seen])
             seen_slow = pace.slow(seen, usual, least)
             if seen_slow is None:
                 return

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from bench import evenness, pace, records, trials
-from bench.agenda import slowed
+from bench.agenda import slowed, usual_paces
 from bench.capacity_cli import read_options
 from bench.findings import Finding, Findings, Range, found, pooled
 from bench.observe import BOOK, ORDER, PRICE
@@ -227,8 +227,8 @@ def markdown(
     ]
     seen = evenness.read(directory)
     lines += [f"- {evenness.sentence(seen)}"] if seen else []
-    if usual := pace.usual([one.paces for one in done]):
-        lines += [f"- {pace_sentence(done, usual, slow)}"]
+    if any(one.paces for one in done):
+        lines += [f"- {pace_sentence(done, slow)}"]
     lines += records.doubts(meta)
     lines += lines_of(findings)
     for name, text in CHARTS.items() if findings.cases else ():  # without a case there are none
@@ -247,11 +247,13 @@ CHARTS = {
 }
 
 
-def pace_sentence(done: Sequence[Record], usual: pace.Paces, slow: Mapping[int, str]) -> str:
+def pace_sentence(done: Sequence[Record], slow: Mapping[int, str]) -> str:
     """How fast the cores were while the trials ran, as a condition of a run."""
-    slower = [min(pace.shares(one.paces, usual).values()) for one in done if one.paces]
+    usual = usual_paces(done)
+    slower = [min(pace.shares(one.paces, usual[one.repeat]).values()) for one in done if one.paces]
     turns = ", ".join(
-        f"core {name} {each.mean:.0f} of {each.best:.0f}" for name, each in usual.items()
+        f"core {name} {each.mean:.0f} of {each.best:.0f}"
+        for name, each in pace.usual([one.paces for one in done]).items()
     )
     return (
         f"While {len(slower)} trials ran, the cores did so many turns of an empty loop/µs as a "
@@ -264,7 +266,7 @@ def pace_sentence(done: Sequence[Record], usual: pace.Paces, slow: Mapping[int, 
 
 def trial_table(done: Sequence[Record], slow: Mapping[int, str]) -> list[str]:
     """Every trial with its verdict; and, where it is known, how fast the slower core was."""
-    usual = pace.usual([one.paces for one in done])
+    usual, has_paces = usual_paces(done), any(one.paces for one in done)
     rows = [
         (
             str(one.number),
@@ -275,13 +277,13 @@ def trial_table(done: Sequence[Record], slow: Mapping[int, str]) -> list[str]:
             milliseconds(one.everything.latency_ms_p50),
             milliseconds(one.everything.latency_ms_p99),
             f"{one.over / max(one.total, 1):.2%}",
-            *([_slower(one, usual)] if usual else []),
+            *([_slower(one, usual[one.repeat])] if has_paces else []),
             "; ".join([*_verdict(one, slow), *one.reasons, *one.faults]),
         )
         for one in done
     ]
     before = ("trial", "case", "repeat", "for", "load", "p50 ms", "p99 ms", "> 50 ms")
-    return table((*before, *(["machine"] if usual else []), "verdict"), rows)
+    return table((*before, *(["machine"] if has_paces else []), "verdict"), rows)
 
 
 def _slower(one: Record, usual: pace.Paces) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from bench import gate, records, service, trials
-from bench.agenda import Options
+from bench.agenda import Options, counted
 from bench.capacity import Run
 from bench.capacity_cli import measure, read_options
 from bench.exchange_client import HarnessError
@@ -113,7 +113,8 @@ def read(path: Path) -> Baseline:
 def renew(run: Path, path: Path) -> None:
     """Write the baseline that a complete capacity run gives. Raises HarnessError."""
     try:
-        options, done, meta = read_options(run), trials.read(run), _meta(run)
+        options, meta = read_options(run), _meta(run)
+        done = counted(options, trials.read(run))
     except HarnessError as error:
         raise HarnessError(f"--renew: {error}") from None
     if meta.partial or meta.void:

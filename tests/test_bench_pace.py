@@ -125,7 +125,7 @@ def test_a_neighbour_who_is_always_there_makes_no_trial_slow_and_is_told() -> No
     assert usual == {"0": Pace(71.0, 95.7)}
     assert [pace.slow(each, usual, 0.9) for each in seen] == [None] * 4 + ["core 0 at 85%"]
     done = [at(100.0, each) for each in seen]
-    said = capacity_report.pace_sentence(done, usual, {5: "core 0 at 85%"})
+    said = capacity_report.pace_sentence(done, {5: "core 0 at 85%"})
     assert "core 0 71 of 96. The slower one had 100% of its usual pace" in said
     assert said.endswith("and 85% at least; 1 of them were too slow to count.")
 
@@ -167,6 +167,27 @@ def test_a_mode_that_does_not_look_at_the_pace_counts_every_trial() -> None:
 def test_trials_from_before_the_cores_were_watched_count() -> None:
     done = numbered(*[at(100.0, FAST)] * 5, at(100.0, {}, "fail"))
     assert counted(PUBLISH, done) == done
+
+
+def test_a_trial_at_a_load_that_leaves_the_cores_asleep_counts() -> None:
+    done = numbered(*[at(100.0, FAST)] * 5, *[at(25.0, SLOW, purpose="curve")] * 2)
+    assert counted(PUBLISH, done) == done
+    near = numbered(*done[:5], at(90.0, SLOW, purpose="curve"))
+    assert counted(PUBLISH, near) == near[:5]
+
+
+def test_a_repeat_in_a_slower_hour_counts_by_its_own_pace() -> None:
+    hour, slower = [at(100.0, FAST)] * 5, [at(100.0, SLOW, repeat=2)] * 5
+    done = numbered(*hour, *slower, at(100.0, {"1": Pace(25.0, 33.0)}, repeat=2))
+    assert counted(PUBLISH, done) == done[:10]
+
+
+def test_a_repeat_begins_at_the_bounds_of_the_first_also_when_that_lost_a_trial() -> None:
+    first = [*[at(100.0, {})] * 3, *[at(102.0, {}, "fail")] * 2]
+    done = [*complete("null", 2000.0), *first, at(100.0, {}, repeat=2)]
+    task = next_task(structs.replace(PUBLISH, repeats=2), done, lambda _: 1.0)
+    assert task is not None
+    assert (task.case, task.repeat, task.rate) == ("v3", 2, 102.0)
 
 
 def a_search(seen: dict[str, Pace]) -> list[Record]:

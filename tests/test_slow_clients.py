@@ -281,8 +281,8 @@ def the_only_one(service: Service, **options: int) -> Iterator[socket.socket]:
         for option, value in options.items():
             client.setsockopt(socket.SOL_SOCKET, getattr(socket, option), value)
         client.settimeout(PATIENCE_S)
-        client.connect((HOST, service.client.port))
-        with suppress(ConnectionError):
+        with suppress(OSError):
+            client.connect((HOST, service.client.port))
             client.sendall(HEALTH)
             if client.recv(65536).startswith(b"HTTP/1.1 200 "):
                 return client

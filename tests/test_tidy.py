@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CASES = ("casev1", "casev2", "casev3")
 DOCUMENTS = sorted(
-    path for pattern in ("*.md", "*/README.md", "docs/*.md") for path in ROOT.glob(pattern)
+    path for pattern in ("*.md", "[!.]*/README.md", "docs/*.md") for path in ROOT.glob(pattern)
 )
 PYTHON_FILES = ("__init__.py", "__main__.py", "app.py", "exchange.py")
 HEADINGS = [
@@ -164,7 +164,8 @@ def leads_somewhere(document: Path, link: str) -> bool:
 
 def anchors(document: Path) -> set[str]:
     """The names by which the headings of a document can be linked to."""
-    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
