@@ -156,14 +156,19 @@ def next_task(
     A search that has begun is ended before another that lost a trial meanwhile: each change of the
     case fills a database anew.
     """
-    cases = [NULL.label, *options.cases]
-    searches = [(case, repeat) for repeat in range(1, options.repeats + 1) for case in cases]
+    planned = searches(options)
     under_way = [(one.case, one.repeat) for one in done[-1:]]
-    for case, repeat in [*(each for each in under_way if each in searches), *searches]:
+    for case, repeat in [*(each for each in under_way if each in planned), *planned]:
         task = _next_of(options, done, case, repeat, start)
         if task is not None:
             return task
     return None
+
+
+def searches(options: Options) -> list[tuple[str, int]]:
+    """Case and repeat of each, in their order."""
+    cases = [NULL.label, *options.cases]
+    return [(case, repeat) for repeat in range(1, options.repeats + 1) for case in cases]
 
 
 def _next_of(

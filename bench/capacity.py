@@ -24,6 +24,7 @@ from bench.agenda import (
     mode_of,
     next_task,
     search_s,
+    searches,
     slowed,
     trial_s,
     trusted_per_s,
@@ -234,15 +235,15 @@ class Run:
         )
 
     def _left_s(self, task: Task) -> float:
-        """About how long the rest takes, that of the runs after this one included."""
-        options = self.options
-        cases = [NULL.label, *options.cases]
-        still = cases[cases.index(task.case) + 1 :]
-        later = range(task.repeat + 1, options.repeats + 1)
+        """About how long the rest takes, that of the runs after this one included.
+
+        What an earlier search has lost is left out.
+        """
+        options, begun = self.options, {(one.case, one.repeat) for one in self.done}
+        ahead = [each for each in searches(options) if each not in begun]
         return (
             task.left * trial_s(mode_of(options, task.case), task.purpose)
-            + sum(search_s(options, case, task.repeat) for case in still)
-            + sum(search_s(options, case, repeat) for repeat in later for case in cases)
+            + sum(search_s(options, case, repeat) for case, repeat in ahead)
             + self._after_s
         )
 

@@ -22,7 +22,7 @@ from bench.load import DRAIN_S, WARMUP_S, drive
 from bench.options import INTERRUPTED, Parser, add_place, between, stop_on_signals
 from bench.report import Printer, milliseconds
 from bench.service import Place
-from bench.spec import Spec
+from bench.spec import BROKERS_CONNECTIONS, Spec
 from bench.traffic import PROFILES, market
 
 PROFILE, SEED, DURATION_S = "average", 1, 4.0
@@ -57,7 +57,9 @@ def parser() -> Parser:
     """All options with their defaults."""
     made = Parser(prog="python -m bench generator", description=__doc__)
     made.add_argument("--generators", type=between(1, 16, int), default=1, metavar="N")
-    made.add_argument("--aiohttp", action="store_true", help="against the null server itself")
+    made.add_argument(
+        "--aiohttp", action="store_true", help="against the null server itself, as in a search"
+    )
     made.add_argument("--rate", type=between(1, 1e6), help="only this one, in requests/s")
     add_place(made)
     return made
@@ -76,7 +78,8 @@ def main(given: Sequence[str]) -> int:
         while True:
             with service.null_server(asked.pins, *([] if asked.aiohttp else ["--bare"])) as running:
                 place = Place(running.target, None, asked.pins, running)
-                reached.append(offered(place, per_s, asked.generators))
+                connections = BROKERS_CONNECTIONS if asked.aiohttp else None
+                reached.append(offered(place, per_s, asked.generators, connections))
             printer.say(line_of(reached[-1]))
             if asked.rate or reached[-1].ended_by:
                 break
@@ -103,8 +106,11 @@ def main(given: Sequence[str]) -> int:
     return code
 
 
-def offered(place: Place, per_s: float, generators: int) -> Reached:
-    """Offer one rate for some seconds. Raises HarnessError."""
+def offered(place: Place, per_s: float, generators: int, connections: int | None) -> Reached:
+    """Offer one rate for some seconds, over so many connections or as many as it takes.
+
+    Raises HarnessError.
+    """
     profile = PROFILES[PROFILE]
     keys = [f"{number:043d}" for number in range(market(profile, SEED, 100.0).brokers)]
     with tempfile.TemporaryDirectory() as workdir:
@@ -121,6 +127,7 @@ def offered(place: Place, per_s: float, generators: int) -> Reached:
             broker_keys=keys,
             first_document=0,
             core=place.pins.get("generator"),
+            connections=connections,
             output=str(Path(workdir) / "load.npz"),
         )
         load = drive(spec, spec.tape(), place, generators=generators)

@@ -20,6 +20,7 @@ from bench import agenda, capacity, check_command, figures, gate, records, servi
 from bench.agenda import Mode, Options, next_task
 from bench.capacity import Run, beside_the_generator, conditions
 from bench.gate import Answer, Ruling, Standing, answer_of, rulings, sentence
+from bench.pace import Pace
 from bench.trials import Record
 from bench.verdict import Verdict
 
@@ -355,6 +356,18 @@ def baseline_file(tmp_path: Path) -> Path:
     file = tmp_path / "baseline.json"
     check_command.renew(run, file)
     return file
+
+
+def test_a_baseline_takes_no_trial_that_does_not_count(tmp_path: Path) -> None:
+    options = msgspec.structs.replace(DEFAULT, mode="publish")
+    usual, slow = {"0": Pace(90.0, 93.0)}, {"0": Pace(60.0, 93.0)}
+    done = [msgspec.structs.replace(one, paces=usual) for one in simulated(options)]
+    half = gate.halves(options, done)["v3"]
+    [*_, last] = [one for one in done if (one.case, one.rate) == ("v3", half)]
+    again = msgspec.structs.replace(last, number=len(done) + 1, paces=slow)
+    run, file = recorded(tmp_path / "run", options, [*done, again]), tmp_path / "baseline.json"
+    check_command.renew(run, file)
+    assert len(check_command.read(file).standings["v3"].cpu_us) == 3
 
 
 @pytest.fixture
