@@ -48,6 +48,8 @@ class Reached(NamedTuple):
         """Why this rate was not held; None if it was. Being starved is no excuse here."""
         if self.unanswered > UNANSWERED_MAX:
             return f"the server left {self.unanswered:.0%} unanswered"
+        if self.health.send_lag_ms_p99 is None:
+            return "the server kept all connections busy"
         if limits := self.health.limits():
             return "; ".join(limits)
         return "send lag" if self.health.late else None

@@ -18,6 +18,7 @@ from bench.generator_test import Reached
         (0.0, HEALTHY, None),
         (0.005, HEALTHY, None),
         (0.3, HEALTHY, "the server left 30% unanswered"),
+        (0.0, replace(HEALTHY, send_lag_ms_p99=None), "the server kept all connections busy"),
         (0.0, replace(HEALTHY, not_sent=7), "7 of 10000 requests were never sent"),
         (0.0, replace(HEALTHY, send_lag_ms_p99=2.5), "send lag p99 2.50 ms (limit 2 ms)"),
         (0.0, replace(HEALTHY, send_lag_ms_p99=2.5, steal=0.1), "send lag"),
