@@ -12,7 +12,7 @@ READY  := $(VENV)/.installed
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-bench-v1: $(READY)  ## search the capacity of casev1: table and charts (9 minutes)
+bench-v1: $(READY)  ## search the capacity of casev1: table and charts (10 minutes or more)
 	$(BIN)/python -m bench capacity --version v1
 
 bench-v2: $(READY)  ## the same for casev2
@@ -21,13 +21,13 @@ bench-v2: $(READY)  ## the same for casev2
 bench-v3: $(READY)  ## the same for casev3
 	$(BIN)/python -m bench capacity --version v3
 
-bench-quick: $(READY)  ## the three cases with short trials and wide bounds (6 minutes)
+bench-quick: $(READY)  ## the three cases with short trials and wide bounds (10 minutes)
 	$(BIN)/python -m bench capacity --mode quick
 
-bench-all: $(READY)  ## the three cases, and casev1 in two processes (19 minutes)
+bench-all: $(READY)  ## the three cases, and casev1 in two processes (30 minutes)
 	$(BIN)/python -m bench capacity --version v1 v1x2 v2 v3
 
-bench-publish: $(READY)  ## all modes with long trials, five interleaved repeats (2.5 hours or more)
+bench-publish: $(READY)  ## all modes with long trials, five interleaved repeats (4 hours or more)
 	$(BIN)/python -m bench capacity --version v1 v1x2 v2 v2-wal v3 v3-wal --mode publish
 
 bench-check: $(READY)  ## compare with the baseline: pass, regress, inconclusive (10 minutes)
