@@ -1,7 +1,8 @@
 """Tell brokers of their trades: after a trade is durable, and never in the way of trading.
 
-Delivery is at most once: what waits or is on its way when the process ends is gone, and a target
-that keeps failing is given up after a few tries. Both are counted.
+Nothing outlives the process: what waits or is on its way when it ends is gone. A target that keeps
+failing is given up after a few tries, and one that answers late may get a message twice. What is
+lost is counted.
 """
 
 import asyncio
