@@ -109,9 +109,10 @@ def slowed(options: Options, done: Sequence[Record]) -> dict[int, str]:
 
     What is usual is known only in the end, so a trial may be found to be slow later.
     """
-    mode, usual = MODES[options.mode], usual_paces(done)
+    mode = MODES[options.mode]
     if not mode.pace_min:
         return {}
+    usual = usual_paces(done)
     said = {
         one.number: pace.slow(one.paces, usual[one.repeat], mode.pace_min)
         for one in done
@@ -156,9 +157,8 @@ def next_task(
     A search that has begun is ended before another that lost a trial meanwhile: each change of the
     case fills a database anew.
     """
-    planned = searches(options)
-    under_way = [(one.case, one.repeat) for one in done[-1:]]
-    for case, repeat in [*(each for each in under_way if each in planned), *planned]:
+    under_way = (done[-1].case, done[-1].repeat) if done else None
+    for case, repeat in sorted(searches(options), key=lambda each: each != under_way):
         task = _next_of(options, done, case, repeat, start)
         if task is not None:
             return task

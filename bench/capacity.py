@@ -28,6 +28,7 @@ from bench.agenda import (
     slowed,
     trial_s,
     trusted_per_s,
+    usual_paces,
 )
 from bench.bed import Bed
 from bench.checking import Audit
@@ -106,10 +107,9 @@ class Run:
         also where only the trials are ``slow`` and the machine without them seems calm.
         """
         least = MODES[self.options.mode].pace_min
+        usual = usual_paces(self.done)[self.done[-1].repeat]
         while (waited_s := time.monotonic() - since_s) <= CALM_PATIENCE_S:
             seen = pace.alone(self._cores(), CALM_LOOK_S)
-            of_repeat = [one.paces for one in self.done if one.repeat == self.done[-1].repeat]
-            usual = pace.usual([*of_repeat, seen])
             seen_slow = pace.slow(seen, usual, least)
             if seen_slow is None:
                 return

@@ -249,8 +249,7 @@ CHARTS = {
 
 def pace_sentence(done: Sequence[Record], slow: Mapping[int, str]) -> str:
     """How fast the cores were while the trials ran, as a condition of a run."""
-    usual = usual_paces(done)
-    slower = [min(pace.shares(one.paces, usual[one.repeat]).values()) for one in done if one.paces]
+    slower = _slower_cores(done).values()
     turns = ", ".join(
         f"core {name} {each.mean:.0f} of {each.best:.0f}"
         for name, each in pace.usual([one.paces for one in done]).items()
@@ -266,7 +265,7 @@ def pace_sentence(done: Sequence[Record], slow: Mapping[int, str]) -> str:
 
 def trial_table(done: Sequence[Record], slow: Mapping[int, str]) -> list[str]:
     """Every trial with its verdict; and, where it is known, how fast the slower core was."""
-    usual, has_paces = usual_paces(done), any(one.paces for one in done)
+    slower = _slower_cores(done)
     rows = [
         (
             str(one.number),
@@ -277,18 +276,27 @@ def trial_table(done: Sequence[Record], slow: Mapping[int, str]) -> list[str]:
             milliseconds(one.everything.latency_ms_p50),
             milliseconds(one.everything.latency_ms_p99),
             f"{one.over / max(one.total, 1):.2%}",
-            *([_slower(one, usual[one.repeat])] if has_paces else []),
+            *([_percent(slower.get(one.number))] if slower else []),
             "; ".join([*_verdict(one, slow), *one.reasons, *one.faults]),
         )
         for one in done
     ]
     before = ("trial", "case", "repeat", "for", "load", "p50 ms", "p99 ms", "> 50 ms")
-    return table((*before, *(["machine"] if has_paces else []), "verdict"), rows)
+    return table((*before, *(["machine"] if slower else []), "verdict"), rows)
 
 
-def _slower(one: Record, usual: pace.Paces) -> str:
-    slowest = min(pace.shares(one.paces, usual).values(), default=None)
-    return "–" if slowest is None else f"{slowest:.0%}"
+def _slower_cores(done: Sequence[Record]) -> dict[int, float]:
+    """By the number of a trial the slower core's share of its usual pace, where it was watched."""
+    usual = usual_paces(done)
+    return {
+        one.number: min(pace.shares(one.paces, usual[one.repeat]).values())
+        for one in done
+        if one.paces
+    }
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.0%}"
 
 
 def _verdict(one: Record, slow: Mapping[int, str]) -> list[str]:

@@ -74,13 +74,13 @@ def main(given: Sequence[str]) -> int:
     printer = Printer()
     reached: list[Reached] = []
     per_s = asked.rate or FIRST_PER_S
+    connections = BROKERS_CONNECTIONS if asked.aiohttp else None
     code = 0
     try:
         records.check_writable(asked.out)
         while True:
             with service.null_server(asked.pins, *([] if asked.aiohttp else ["--bare"])) as running:
                 place = Place(running.target, None, asked.pins, running)
-                connections = BROKERS_CONNECTIONS if asked.aiohttp else None
                 reached.append(offered(place, per_s, asked.generators, connections))
             printer.say(line_of(reached[-1]))
             if asked.rate or reached[-1].ended_by:

@@ -124,7 +124,7 @@ def test_a_neighbour_who_is_always_there_makes_no_trial_slow_and_is_told() -> No
     usual = pace.usual(seen)
     assert usual == {"0": Pace(71.0, 95.7)}
     assert [pace.slow(each, usual, 0.9) for each in seen] == [None] * 4 + ["core 0 at 85%"]
-    done = [at(100.0, each) for each in seen]
+    done = numbered(*(at(100.0, each) for each in seen))
     said = capacity_report.pace_sentence(done, {5: "core 0 at 85%"})
     assert "core 0 71 of 96. The slower one had 100% of its usual pace" in said
     assert said.endswith("and 85% at least; 1 of them were too slow to count.")

@@ -168,7 +168,7 @@ def _private(path: str, flags: int) -> int:
 @contextlib.contextmanager
 def locked(path: Path, *, shared: bool = False) -> Iterator[Directory]:
     """The directory, made if it is not there, for this process alone, or ``shared`` with others
-    that do not write to it. Raises StartError."""
+    that add nothing to it. Raises StartError."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -183,8 +183,9 @@ def locked(path: Path, *, shared: bool = False) -> Iterator[Directory]:
             raise StartError(
                 f"EXCHANGE_WAL_DIR: {path} is in use by another exchange: stop it, or name another"
             ) from None
-        for draft in [] if shared else path.glob("*.new"):  # what a crash has left half made
-            draft.unlink()
+        if not shared:
+            for draft in path.glob("*.new"):  # what a crash has left half made
+                draft.unlink()
         yield Directory(path)
     finally:
         os.close(lock)
