@@ -154,12 +154,13 @@ def next_task(
 ) -> Task | None:
     """The next trial; None when the run is complete. ``start`` gives the first rate of a case.
 
-    A search that has begun is ended before another that lost a trial meanwhile: each change of the
-    case fills a database anew.
+    A search that has begun, also with trials that do not count, is ended before another that lost
+    one meanwhile: each change of the case fills a database anew.
     """
+    counting = counted(options, done)
     under_way = (done[-1].case, done[-1].repeat) if done else None
     for case, repeat in sorted(searches(options), key=lambda each: each != under_way):
-        task = _next_of(options, done, case, repeat, start)
+        task = _next_of(options, counting, case, repeat, start)
         if task is not None:
             return task
     return None

@@ -8,7 +8,6 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import psycopg
 import uvloop
@@ -53,7 +52,6 @@ class Bed:
     def spec(
         self,
         place: Place,
-        workdir: Path,
         *,
         seed: int,
         scale: float,
@@ -74,7 +72,6 @@ class Bed:
             broker_keys=[broker.key for broker in self.brokers[: self.market.brokers]],
             first_document=FIRST_DOCUMENT,
             core=self.pins.get("generator"),
-            output=str(workdir / "load.npz"),
             connections=BROKERS_CONNECTIONS,
         )
 

@@ -5,7 +5,6 @@
 
 import contextlib
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -18,7 +17,6 @@ from bench.agenda import (
     MODES,
     Options,
     Task,
-    counted,
     duration_of,
     highest_rate,
     mode_of,
@@ -136,7 +134,7 @@ class Run:
         return [*sorted(set(self.options.pins.values()))] or [None]
 
     def _next(self) -> Task | None:
-        return next_task(self.options, counted(self.options, self.done), self._start)
+        return next_task(self.options, self.done, self._start)
 
     def _start(self, case: str) -> float:
         """The first rate of a search: from the last result, or from how fast the seeding went."""
@@ -184,20 +182,18 @@ class Run:
             duration_s=duration_of(mode, task.purpose),
             offered_per_s=profile.requests_per_s * task.rate / 100.0,
         )
-        with tempfile.TemporaryDirectory() as workdir:
-            one, samples = self._measured(ready, setting, Path(workdir))
+        one, samples = self._measured(ready, setting)
         # In this order, so that a trial in the list is there as a whole.
         records.write_samples(self.directory, one.name, samples)
         trials.append(self.directory, one)
         self.done.append(one)
         return one
 
-    def _measured(self, ready: Bed, setting: Setting, workdir: Path) -> tuple[Record, Samples]:
+    def _measured(self, ready: Bed, setting: Setting) -> tuple[Record, Samples]:
         prober = ready.brokers[-1] if ready.database else None
         with ready.fresh() as place:
             spec = ready.spec(
                 place,
-                workdir,
                 seed=setting.seed,
                 scale=setting.rate,
                 length_s=setting.duration_s,

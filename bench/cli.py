@@ -5,7 +5,6 @@ import contextlib
 import os
 import shlex
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -130,36 +129,35 @@ def _run(
     """All scales, one after the other; whether Ctrl-C left them complete."""
     if options.spawn:
         service.check_spawnable(options.version, options.port)
-    with tempfile.TemporaryDirectory() as workdir:
-        results = _Results(options, command)
-        interrupted = False
-        try:
-            for scale in options.scale:
-                plan = Plan(
-                    options.version,
-                    options.profile,
-                    options.seed,
-                    scale,
-                    options.duration,
-                    not options.no_reads,
-                )
-                with _place(options, printer) as place:
-                    one = trial.run(plan, place, Path(workdir), printer.say, printer.show)
-                printer.result(results.add(one, place))
-                if one.summary.partial:
-                    interrupted = True
-                    break
-        except KeyboardInterrupt:
-            if not results.summaries:
-                raise
-            interrupted = True
-        finally:
-            if results.summaries:
-                printer.say(f"\nresults in {os.path.relpath(results.directory)}")
-        if not interrupted:
-            # Last, because drawing takes seconds and nothing is lost without it.
-            with contextlib.suppress(KeyboardInterrupt):
-                results.draw()
+    results = _Results(options, command)
+    interrupted = False
+    try:
+        for scale in options.scale:
+            plan = Plan(
+                options.version,
+                options.profile,
+                options.seed,
+                scale,
+                options.duration,
+                not options.no_reads,
+            )
+            with _place(options, printer) as place:
+                one = trial.run(plan, place, printer.say, printer.show)
+            printer.result(results.add(one, place))
+            if one.summary.partial:
+                interrupted = True
+                break
+    except KeyboardInterrupt:
+        if not results.summaries:
+            raise
+        interrupted = True
+    finally:
+        if results.summaries:
+            printer.say(f"\nresults in {os.path.relpath(results.directory)}")
+    if not interrupted:
+        # Last, because drawing takes seconds and nothing is lost without it.
+        with contextlib.suppress(KeyboardInterrupt):
+            results.draw()
     return results.summaries, not interrupted
 
 

@@ -5,10 +5,8 @@ bad kind, and beside all of them together. Each time is a new process on the sam
 is audited.
 """
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 import msgspec
 
@@ -79,13 +77,12 @@ def run(options: Options, label: str, say: Say) -> Iterator[Beside]:
 
 def _measured(options: Options, ready: Bed, kind: str, kinds: Sequence[Kind]) -> Beside:
     label = ready.case.label
-    with tempfile.TemporaryDirectory() as workdir, ready.fresh() as place, ExitStack() as around:
+    with ready.fresh() as place, ExitStack() as around:
         crowd = Crowd()
         if kinds:
             crowd = around.enter_context(bad_clients.beside(place.target.address, kinds))
         spec = ready.spec(
             place,
-            Path(workdir),
             seed=options.seed,
             scale=options.rates[label],
             length_s=options.duration_s,

@@ -13,7 +13,6 @@ failure does is tested with a simulated disk (``tests/test_wal.py``).
 import contextlib
 import random
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -125,13 +124,12 @@ def run(options: Options, label: str, directory: Path, say: Say) -> Course:
     """All cycles of a case, each written down when it is over. Raises HarnessError."""
     course = Course(label)
     with ExitStack() as made:
-        workdir = made.enter_context(tempfile.TemporaryDirectory())
         database = made.enter_context(service.database(options.pins))
         victim = made.enter_context(_Victim.running(Case.of(label), database, options.pins))
         market = traffic.market(traffic.PROFILES[PROFILE], options.seed, options.scale)
         seeds = traffic.seed_orders(market)
         brokers, kept = uvloop.run(trial.set_up(victim.service.target, market, seeds))
-        scene = _Scene(options, victim, market, brokers, Path(workdir))
+        scene = _Scene(options, victim, market, brokers)
         asked = audit.Sent(kept, [], frozenset())
         for number in range(1, options.cycles + 1):
             crash, sent = scene.cycle(number)
@@ -213,7 +211,6 @@ class _Scene:
     victim: _Victim
     market: Market
     brokers: list[Broker]
-    workdir: Path
 
     def cycle(self, number: int) -> tuple[Crash, audit.Sent]:
         """Load, kill, start, and ask for everything that was acknowledged."""
@@ -274,7 +271,6 @@ class _Scene:
             broker_keys=[broker.key for broker in self.brokers],
             first_document=0,
             core=options.pins.get("generator"),
-            output=str(self.workdir / "load.npz"),
             client_order_prefix=f"{number}-",
         )
         tape = spec.tape()

@@ -8,9 +8,7 @@ What is compressed: orders live as long as in the day, but the day passes faster
 rest at a time than would at 100 %.
 """
 
-import tempfile
 import time
-from pathlib import Path
 
 import msgspec
 import uvloop
@@ -80,15 +78,11 @@ def run(options: Options, say: Say) -> Day:
     """Send, audit, start again. Raises HarnessError."""
     label = options.case
     say(f"{label}: starting a database and filling the books")
-    with (
-        tempfile.TemporaryDirectory() as workdir,
-        bed.made(Case.of(label), PROFILE, options.seed, options.pins) as ready,
-    ):
+    with bed.made(Case.of(label), PROFILE, options.seed, options.pins) as ready:
         assert ready.database is not None, "only the null server has none"
         with ready.fresh() as place, watching(place) as used:
             spec = ready.spec(
                 place,
-                Path(workdir),
                 seed=options.seed,
                 scale=options.rate,
                 length_s=options.duration_s,

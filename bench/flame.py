@@ -91,7 +91,6 @@ def run(options: Options, label: str, directory: Path, say: Say) -> Flame:
     ):
         spec = ready.spec(
             place,
-            Path(workdir),
             seed=options.seed,
             scale=rate,
             length_s=DURATION_S,

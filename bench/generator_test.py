@@ -8,9 +8,7 @@ reaches bounds every capacity that is measured with it.
 import os
 import shlex
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -115,24 +113,22 @@ def offered(place: Place, per_s: float, generators: int, connections: int | None
     """
     profile = PROFILES[PROFILE]
     keys = [f"{number:043d}" for number in range(market(profile, SEED, 100.0).brokers)]
-    with tempfile.TemporaryDirectory() as workdir:
-        spec = Spec(
-            host_header=place.target.host_header,
-            address=place.target.address,
-            profile=PROFILE,
-            seed=SEED,
-            scale=100.0 * per_s / profile.requests_per_s,
-            reads=True,
-            warmup_s=WARMUP_S,
-            duration_s=DURATION_S,
-            drain_s=DRAIN_S,
-            broker_keys=keys,
-            first_document=0,
-            core=place.pins.get("generator"),
-            connections=connections,
-            output=str(Path(workdir) / "load.npz"),
-        )
-        load = drive(spec, spec.tape(), place, generators=generators)
+    spec = Spec(
+        host_header=place.target.host_header,
+        address=place.target.address,
+        profile=PROFILE,
+        seed=SEED,
+        scale=100.0 * per_s / profile.requests_per_s,
+        reads=True,
+        warmup_s=WARMUP_S,
+        duration_s=DURATION_S,
+        drain_s=DRAIN_S,
+        broker_keys=keys,
+        first_document=0,
+        core=place.pins.get("generator"),
+        connections=connections,
+    )
+    load = drive(spec, spec.tape(), place, generators=generators)
     measured = load.samples.measured
     return Reached(
         per_s,

@@ -3,6 +3,7 @@
 import math
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -73,29 +74,31 @@ def drive(
     ``generators`` processes share the tape. Without ``watch`` nothing is seen beside the load, for
     a service that will not be there at the end. The pace of these ``cores`` is watched.
     """
-    specs = _shares(spec, generators, len(tape))
     number = len(spec.broker_keys)
     watched = watching(place, prober, number) if watch else nullcontext(Seen())
-    with pace.watching(cores) as looks, ExitStack() as running, watched as seen:
-        processes = [running.enter_context(_generator(each)) for each in specs]
-        followed = _follow(processes, spec, show, seen)
-    if followed is None:
-        said = (_log(each).read_text(errors="replace").strip() for each in specs)
-        lines = [line for text in said for line in text.splitlines()]
-        raise HarnessError(f"the generator failed: {lines[-1] if lines else 'no reason given'}")
-    started, finished = followed
-    if not (finished.complete or partly):
-        raise KeyboardInterrupt
-    samples, order_ids, remaining, offered = _arrays(specs, tape)
+    with tempfile.TemporaryDirectory() as directory:
+        specs = _shares(spec, generators, len(tape), Path(directory))
+        with pace.watching(cores) as looks, ExitStack() as running, watched as seen:
+            processes = [running.enter_context(_generator(each)) for each in specs]
+            followed = _follow(processes, spec, show, seen)
+        if followed is None:
+            said = (_log(each).read_text(errors="replace").strip() for each in specs)
+            lines = [line for text in said for line in text.splitlines()]
+            raise HarnessError(f"the generator failed: {lines[-1] if lines else 'no reason given'}")
+        started, finished = followed
+        if not (finished.complete or partly):
+            raise KeyboardInterrupt
+        samples, order_ids, remaining, offered = _arrays(specs, tape)
     cpu_share = seen.cpu_share() | {"generator": finished.cpu_s / finished.wall_s}
     paces = pace.paces(looks, seen.begin_s, seen.end_s)
     return Load(samples, order_ids, remaining, offered, started, finished, seen, cpu_share, paces)
 
 
-def _shares(spec: Spec, generators: int, requests: int) -> list[Spec]:
+def _shares(spec: Spec, generators: int, requests: int, directory: Path) -> list[Spec]:
     """The spec of each generator; several begin at an instant at which all are ready."""
+    outputs = [str(directory / f"{part}.npz") for part in range(generators)]
     if generators == 1:
-        return [spec]
+        return [msgspec.structs.replace(spec, output=outputs[0])]
     ahead_s = START_AHEAD_S + START_AHEAD_PER_REQUEST_S * requests
     start = Start(time.monotonic() + ahead_s, time.time() + ahead_s)
     cores = sorted(os.sched_getaffinity(0)) if spec.core is not None else []
@@ -108,9 +111,9 @@ def _shares(spec: Spec, generators: int, requests: int) -> list[Spec]:
             start=start,
             # The next cores, as far as there are any.
             core=None if spec.core is None else _core(cores, spec.core, part),
-            output=f"{spec.output.removesuffix('.npz')}-{part}.npz",
+            output=output,
         )
-        for part in range(generators)
+        for part, output in enumerate(outputs)
     ]
 
 

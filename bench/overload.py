@@ -8,10 +8,8 @@ Latencies count from when a request left the generator: with more requests than 
 others wait in the generator, which is not the service's doing.
 """
 
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -115,14 +113,10 @@ def run(options: Options, label: str, say: Say) -> Flood:
     """Drive one case through the three stages and audit it. Raises HarnessError."""
     say(f"{label}: starting a database and filling the books")
     factor, capacity = factor_of(options, label), options.capacity[label]
-    with (
-        tempfile.TemporaryDirectory() as workdir,
-        bed.made(Case.of(label), PROFILE, options.seed, options.pins) as ready,
-    ):
+    with bed.made(Case.of(label), PROFILE, options.seed, options.pins) as ready:
         with ready.fresh() as place, watching(place) as used:
             spec = ready.spec(
                 place,
-                Path(workdir),
                 seed=options.seed,
                 scale=capacity * factor,
                 length_s=options.before_s + options.during_s + options.after_s,

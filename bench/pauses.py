@@ -85,21 +85,19 @@ def run(options: Options, label: str, say: Say) -> list[Pauses]:
 
 
 def _measured(options: Options, ready: bed.Bed, collector: str, diary: Path) -> Pauses:
-    with tempfile.TemporaryDirectory() as workdir:
-        with ready.fresh() as place:
-            spec = ready.spec(
-                place,
-                Path(workdir),
-                seed=options.seed,
-                scale=options.scale,
-                length_s=options.seconds,
-                warmup_s=WARMUP_S,
-            )
-            tape = spec.tape()
-            load = drive(spec, tape, place)
-            assert place.database_url is not None, "a case has a database"
-        audit = checking.in_database(place.database_url, ready.brokers, ready.sent(tape, load))
-        audit.add_stop(place.stop_finding)
+    with ready.fresh() as place:
+        spec = ready.spec(
+            place,
+            seed=options.seed,
+            scale=options.scale,
+            length_s=options.seconds,
+            warmup_s=WARMUP_S,
+        )
+        tape = spec.tape()
+        load = drive(spec, tape, place)
+        assert place.database_url is not None, "a case has a database"
+    audit = checking.in_database(place.database_url, ready.brokers, ready.sent(tape, load))
+    audit.add_stop(place.stop_finding)
     if audit.faults():
         raise HarnessError(f"{ready.case.label}: AUDIT FAILED: " + "; ".join(audit.faults()))
     begin_s = load.started.origin_s + WARMUP_S

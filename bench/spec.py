@@ -52,7 +52,8 @@ class Spec(msgspec.Struct, frozen=True):
     broker_keys: list[str]
     first_document: int
     core: int | None
-    output: str
+    # The file for the arrays of a run; whoever starts the process names one.
+    output: str = ""
     part: int = 0
     parts: int = 1
     start: Start | None = None

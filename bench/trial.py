@@ -4,7 +4,6 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -86,7 +85,7 @@ class Trial:
     samples: Samples
 
 
-def run(plan: Plan, place: Place, workdir: Path, say: Say, show: Show) -> Trial:
+def run(plan: Plan, place: Place, say: Say, show: Show) -> Trial:
     """One trial on an empty exchange. Raises HarnessError when it cannot be done.
 
     Ctrl-C gives a partial trial of what had its time to be answered; before that there is nothing
@@ -110,7 +109,6 @@ def run(plan: Plan, place: Place, workdir: Path, say: Say, show: Show) -> Trial:
         broker_keys=[broker.key for broker in brokers],
         first_document=len(seeds),
         core=place.pins.get("generator"),
-        output=str(workdir / f"{plan.name}.npz"),
         connections=BROKERS_CONNECTIONS,
     )
     tape = spec.tape()

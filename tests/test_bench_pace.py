@@ -202,8 +202,8 @@ def test_the_search_goes_on_as_if_a_slow_trial_had_not_been() -> None:
     assert (v3.capacity.median, v3.unstable_from.median, v3.confirmed) == (100.0, 102.0, True)
     assert v3.trials == 6
     assert bounds_found(PUBLISH, counted(PUBLISH, done), "v3") == [100.0, 102.0]
-    again = counted(PUBLISH, [*done[:3], at(102.0, SLOW, "fail", number=4)])
-    task = next_task(PUBLISH, [*complete("null", 2000.0), *again], lambda _: 1.0)
+    again = numbered(*complete("null", 2000.0), *done[:3], at(102.0, SLOW, "fail"))
+    task = next_task(PUBLISH, again, lambda _: 1.0)
     assert task is not None
     assert (task.case, task.purpose) != ("v3", "curve")
     assert task.rate > 100.0
@@ -256,6 +256,8 @@ def test_a_search_under_way_is_ended_before_another_that_lost_a_trial() -> None:
     assert case_after(lost) == "null"
     assert {case_after([*lost, *v3[:count]]) for count in range(1, len(v3))} == {"v3"}
     assert case_after([*lost, *v3]) == "null"
+    usual = [at(25.0, FAST, case="null", purpose="curve")] * 2
+    assert case_after(numbered(*usual, *lost, at(100.0, SLOW))) == "v3"
     assert case_after([*v3, *complete("null", 2000.0)]) is None
 
 
