@@ -15,13 +15,11 @@ from typing import Any
 from urllib.parse import unquote
 
 from aiohttp import web
-from aiohttp.http import RawRequestMessage
-from aiohttp.streams import StreamReader
 
 from common import wire
 from common.brokers import same_key
 from common.call import Call
-from common.connection import BODY_MAX_BYTES, Server
+from common.connection import Server
 from common.errors import (
     ExchangeError,
     MethodNotAllowed,
@@ -43,6 +41,7 @@ from common.metrics import render_metrics
 from common.openapi import describe, render_docs
 from common.overload import BEAT_S, Overload
 from common.reply import Reply, Response
+from common.request import BODY_MAX_BYTES, Request, request_of
 from common.routes import ROUTES, Access
 from common.settings import Settings
 
@@ -50,7 +49,6 @@ KEEP_ALIVE_S = 75.0
 
 # What tells how a service does must be answered above all when it does badly.
 NEVER_REFUSED = ("/health", "/metrics")
-_LOOKED_AT = tuple(b"GET %b " % path.encode() for path in NEVER_REFUSED)
 
 log = logging.getLogger(__name__)
 
@@ -105,9 +103,7 @@ class Api:
             self,
             answer=self.answer,
             refuses=self.refuses,
-            refuses_unread=self.refuses_unread,
             stopping=lambda: self._stopping,
-            overload=self._overload,
             options=options,
             patience_s=self._settings.client_patience_s,
             connections_max=self._settings.connections_max,
@@ -157,7 +153,9 @@ class Api:
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """The reply to a request that came aiohttp's way."""
-        reply = await self.answer(request._message, request.content, request)
+        is_whole = request.content.is_eof()
+        body = request.content.read_nowait() if is_whole else b""
+        reply = await self.answer(request_of(request._message, body), None if is_whole else request)
         if reply.settling is not None:
             try:
                 await reply.settling.wait()
@@ -168,19 +166,14 @@ class Api:
         reply.closes = self._stopping
         return Response(reply)
 
-    async def answer(
-        self,
-        message: RawRequestMessage,
-        content: StreamReader,
-        request: web.BaseRequest | None = None,
-    ) -> Reply:
-        """The reply to any request; ``content`` is its body, ``request`` who brings the rest.
+    async def answer(self, request: Request, body_of: web.BaseRequest | None = None) -> Reply:
+        """The reply to any request; ``body_of`` brings the body of one that did not come whole.
 
         It may leave once what it is ``settling`` is durable.
         """
         self._in_flight += 1
         try:
-            reply = await self._reply_to(message, content, request)
+            reply = await self._reply_to(request, body_of)
         finally:
             self._in_flight -= 1
             if self._stopping and not self._in_flight:
@@ -188,42 +181,33 @@ class Api:
         self._answered[reply.status] += 1
         return reply
 
-    def refuses(self, message: RawRequestMessage) -> bool:
+    def refuses(self, request: Request) -> bool:
         """Whether a request is not even looked at, because more come than can be answered."""
-        return self._overload.is_behind and message.path not in NEVER_REFUSED and self._refuse()
-
-    def refuses_unread(self, first: bytes) -> bool:
-        """The same by the first bytes of a request."""
-        return self._overload.is_behind and not first.startswith(_LOOKED_AT) and self._refuse()
-
-    def _refuse(self) -> bool:
+        if not self._overload.is_behind or request.path in NEVER_REFUSED:
+            return False
         refused = not self._overload.admits(time.monotonic())
         if refused:
             self._answered[503] += 1
         return refused
 
-    async def _reply_to(
-        self, message: RawRequestMessage, content: StreamReader, request: web.BaseRequest | None
-    ) -> Reply:
+    async def _reply_to(self, request: Request, body_of: web.BaseRequest | None) -> Reply:
         try:
             if self._stopped:
                 raise Unavailable("the service is stopping; retry later")
-            path = message.path.partition("?")[0]
-            if path[:1] != "/":  # a request by way of a proxy names the whole URL
-                path = message.url.raw_path
+            path = request.path
             if "%" in path:
                 path = unquote(path)
-            handler, name = self._find(message.method, path)
+            handler, name = self._find(request.method, path)
             patience_s = self._settings.client_patience_s
             return await handler(
-                Call(message, content, request, self._exchange, name, patience_s=patience_s)
+                Call(request, body_of, self._exchange, name, patience_s=patience_s)
             )
         except ExchangeError as error:
             return error_reply(error)
         except ConnectionError:
             raise  # the client went away: there is nobody to answer
         except Exception:
-            log.exception("%s %s failed", message.method, message.path)
+            log.exception("%s %s failed", request.method, request.path)
             return json_error(
                 HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "our error; it is logged"
             )

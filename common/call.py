@@ -4,14 +4,12 @@ import asyncio
 from collections.abc import Collection
 
 from aiohttp import HttpVersion11, web
-from aiohttp.http import RawRequestMessage
-from aiohttp.streams import StreamReader
 
 from common import wire
 from common.brokers import hash_key
-from common.connection import BODY_MAX_BYTES
 from common.errors import MalformedBody, TooLarge, TooSlow, Unauthorized
 from common.exchange import Exchange
+from common.request import BODY_MAX_BYTES, Request
 
 NO_QUERY: dict[str, str] = {}  # never changed
 
@@ -19,49 +17,44 @@ NO_QUERY: dict[str, str] = {}  # never changed
 class Call:
     """One request, as its handler needs it. ``name`` is the variable part of the path.
 
-    ``request`` is None for one that came whole, with nothing left to be read. ``query`` is empty
-    until it is read.
+    ``body_of`` brings the body of one that did not come whole. ``query`` is empty until it is read.
     """
 
-    __slots__ = ("_content", "_message", "_patience_s", "_request", "exchange", "name", "query")
+    __slots__ = ("_body_of", "_patience_s", "_request", "exchange", "name", "query")
 
     def __init__(
         self,
-        message: RawRequestMessage,
-        content: StreamReader,
-        request: web.BaseRequest | None,
+        request: Request,
+        body_of: web.BaseRequest | None,
         exchange: Exchange,
         name: str,
         *,
         patience_s: float,
     ) -> None:
         self._patience_s = patience_s
-        self._message = message
-        self._content = content
         self._request = request
+        self._body_of = body_of
         self.exchange = exchange
         self.name = name
         self.query = NO_QUERY
 
     def key_hash(self) -> bytes:
         """The hash of the key that the request shows. Raises Unauthorized when it shows none."""
-        scheme, _, api_key = self._message.headers.get("Authorization", "").partition(" ")
+        scheme, _, api_key = self._request.authorization.partition(" ")
         if scheme.lower() != "bearer" or not api_key:
             raise Unauthorized("expected the header Authorization: Bearer <API key>")
         return hash_key(api_key.strip())
 
     def read_query(self, known: Collection[str]) -> None:
         """Raises InvalidField for a parameter that is not ``known``, or stands there twice."""
-        if "?" in self._message.path:
-            self.query = wire.decode_query(self._message.url.raw_query_string, known)
+        if self._request.query:
+            self.query = wire.decode_query(self._request.query, known)
 
     async def body(self) -> bytes:
         """The whole body. Raises TooLarge."""
-        request = self._request
-        if request is None or self._content.is_eof():
-            body = self._content.read_nowait()
-        else:
-            body = await rest_of_body(request, self._patience_s)
+        body = self._request.body
+        if self._body_of is not None:
+            body = await rest_of_body(self._body_of, self._patience_s)
         if len(body) > BODY_MAX_BYTES:
             raise TooLarge(f"the body is larger than {BODY_MAX_BYTES} bytes")
         return body

@@ -3,35 +3,26 @@
 aiohttp gives each request a task, a writer and a request object, and goes three times through the
 event loop for it: to wake the connection's own task, to start the request's, and to wake the first
 again. A request that asks for nothing special is answered here, in the call that brought the last
-of its bytes. Parsing, limits, keep-alive and every other request stay with aiohttp. Only a service
-that is behind refuses some requests without parsing them.
-
-A request that comes whole, while nothing else of its connection is under way, is parsed by a parser
-that all connections share: what it touched for one is still in the caches for the next. Their own
-parsers, with what those keep of the request before, are not where hundreds take turns.
+of its bytes. A request that comes whole, while nothing else of its connection is under way, is not
+even parsed by aiohttp (``common/request.py``). Limits, keep-alive and every other request stay with
+aiohttp.
 
 This reaches below aiohttp's public names, so its version is pinned; what it must not change is
 held by the contract tests, which send requests both ways.
 """
 
 import asyncio
-import re
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
 from aiohttp import HttpVersion11, web
-from aiohttp.http import HttpProcessingError, HttpRequestParser, RawRequestMessage
-from aiohttp.streams import StreamReader
+from aiohttp.http import RawRequestMessage
 
-from common.overload import Overload
 from common.reply import CLOSE, Reply
+from common.request import BODY_MAX_BYTES, Request, request_of, whole_request
 
-BODY_MAX_BYTES = 16 * 1024
-# What is longer no plain request is; and a body in so many chunks that aiohttp wants to pause its
-# connection must not come to a parser that has none.
-_WHOLE_MAX_BYTES = 2 * BODY_MAX_BYTES
 LOOK_AT_CLIENTS_S = 0.25
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -51,34 +42,19 @@ _NO_HTTP = _prebuilt(
     b"HTTP/1.1 400 Bad Request\r\n" + CLOSE,
     b'{"code":"malformed_request","detail":"these bytes are no request of HTTP/1.1"}',
 )
-# A request with none of the headers that change where it ends or what becomes of the connection.
-# What does not match is never tried in another way (``*+``), so this takes linear time.
-_HEADERS = (
-    rb"(?:(?!(?:proxy-)?connection(?!: keep-alive\r)|content-length|expect|transfer-encoding"
-    rb"|upgrade)[\w-]+:[^\r\n]*\r\n)*+"
-)
-_ONE_REQUEST = re.compile(
-    rb"(?:GET|POST|DELETE) [^ \r\n]+ HTTP/1\.1\r\n%b(?:content-length: (\d{1,5})\r\n)?%b\r\n"
-    % (_HEADERS, _HEADERS),
-    re.IGNORECASE,
-)
 # With more than a thousand connections ready, libuv may read from them again and again, for
 # seconds, before anything else of the event loop runs, the flush among it. After so many answers
 # the rest of the loop is asked to run; after twice as many it goes first.
 HALF_TURN = 128
 
-_END_OF_HEAD = b"\r\n\r\n"
-
 Answering = Coroutine[Any, Any, Reply]
-Answer = Callable[[RawRequestMessage, StreamReader], Answering]
-Refuses = Callable[[RawRequestMessage], bool]
+Answer = Callable[[Request], Answering]
+Refuses = Callable[[Request], bool]
 
 
 class Server(web.Server):
-    """aiohttp's low-level server; ``answer`` is asked for what can go the short way.
-
-    Under ``overload`` it ``refuses`` some of that, and, what costs less, ``refuses_unread`` bytes
-    that are surely one request.
+    """aiohttp's low-level server; ``answer`` is asked for what can go the short way, unless the
+    service ``refuses`` it, since more comes than it can answer.
 
     ``stopping`` says whether replies that leave close their connections. A client has
     ``patience_s`` for a request to arrive and for a reply to be read, and ``connections_max`` is
@@ -91,9 +67,7 @@ class Server(web.Server):
         *,
         answer: Answer,
         refuses: Refuses,
-        refuses_unread: Callable[[bytes], bool],
         stopping: Callable[[], bool],
-        overload: Overload,
         options: dict[str, Any],
         patience_s: float,
         connections_max: int,
@@ -102,12 +76,9 @@ class Server(web.Server):
         super().__init__(handler, **more, **options)
         self._answer = answer
         self.refuses = refuses
-        self.refuses_unread = refuses_unread
         self.stopping = stopping
-        self.overload = overload
         self._options = options
         self._answers = 0
-        self._parser: HttpRequestParser | None = None
         self._patience_s = patience_s
         self._connections_max = connections_max
 
@@ -120,7 +91,8 @@ class Server(web.Server):
 
         While more comes than can be answered, each connection more makes all others wait longer.
         """
-        return _TURNED_AWAY if first and self.refuses_unread(first) else None
+        request = whole_request(first)
+        return _TURNED_AWAY if request is not None and self.refuses(request) else None
 
     async def drop_slow(self) -> None:
         """Close the connections that keep us waiting; to be called regularly."""
@@ -128,37 +100,6 @@ class Server(web.Server):
         for connection in self.connections:
             assert isinstance(connection, Connection)
             connection.drop_if_slow(since_s)
-
-    def whole_request(self, data: bytes) -> tuple[RawRequestMessage, StreamReader] | None:
-        """The one plain request that these bytes are, none if they are less, more or another.
-
-        The parser stays for the next connection only if nothing of this one can be left in it: it
-        has seen one request that ends nothing, all of its body, and no byte behind that.
-        """
-        if len(data) > _WHOLE_MAX_BYTES:
-            return None
-        parser, self._parser = self._parser or self._new_parser(), None
-        try:
-            messages, _, _ = parser.feed_data(data)
-        except HttpProcessingError:
-            return None  # the connection's own parser finds the same, and what to answer
-        if len(messages) != 1:
-            return None
-        message, content = messages[0]
-        end_of_head = data.find(_END_OF_HEAD) + len(_END_OF_HEAD)
-        is_whole = content.is_eof() and end_of_head + content.total_bytes == len(data)
-        if not is_whole or not is_plain(message):
-            return None
-        parser.message_consumed()
-        self._parser = parser
-        return message, content
-
-    def _new_parser(self) -> HttpRequestParser:
-        """One with our limits, as each connection has, of a connection that nobody has."""
-        connection = self()
-        connection._busy = True  # so it asks for no more bytes when a body has been read
-        parser, connection._parser = connection._parser, None  # else either would keep the other
-        return cast(HttpRequestParser, parser)
 
     def may_answer(self) -> bool:
         """Whether one more may be answered before the rest of the event loop has had its turn."""
@@ -277,13 +218,12 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Parse, and answer what is whole; replies leave in the order of the requests."""
-        between, is_behind = self._between, self._server.overload.is_behind
-        if is_behind and self._refused_unread(data):
+        request = whole_request(data) if self._is_at_rest() else None
+        # Its parser holds nothing after one whole request that came while nothing else was under
+        # way, whatever it held then: that has ended whatever had begun.
+        between, self._between = self._between, request is not None
+        if between and request is not None and self._takes(request):
             return
-        if between and self._takes_whole(data):
-            return
-        if not is_behind:
-            self._between = False  # its parser may keep some of this; to find out would cost more
         waiter = self._waiter
         if waiter is None or waiter.done():  # aiohttp is at work on a request, or about to be
             is_first, self._mixed = not self._mixed, True
@@ -311,44 +251,33 @@ class Connection(web.RequestHandler):
             self._busy = True
             self._loop.call_soon(self._take_turn)
 
-    def _refused_unread(self, data: bytes) -> bool:
-        """Refuse one whole request without parsing it, for about half of what it costs with.
-
-        Only where the parser holds nothing that these bytes could belong to. That is so after one
-        whole request that came while nothing else was under way, whatever the parser held then: it
-        has ended whatever had begun.
-        """
-        one = self._is_at_rest() and is_one_request(data)
-        if one and self._between and self._server.refuses_unread(data):
-            self._send(_OVERLOADED)
-            return True
-        self._between = one
-        return False
-
     def _is_at_rest(self) -> bool:
         """Whether no request is under way, and none ever went aiohttp's way."""
         return not (self._mixed or self._busy or self._messages)
 
-    def _takes_whole(self, data: bytes) -> bool:
-        """Answer one whole plain request that comes while nothing else is under way."""
+    def _takes(self, request: Request) -> bool:
+        """Answer a request of which aiohttp has seen nothing, or refuse it."""
+        if self._server.refuses(request):
+            self._send(_OVERLOADED)
+            return True
         # Without a waiter aiohttp's task has not begun, and would take what has to wait for a turn.
-        if not self._is_at_rest() or self._waiter is None or self._close or self._force_close:
+        if self._waiter is None or self._close or self._force_close:
             return False
-        request = self._server.whole_request(data)
-        if request is None:
-            return False
-        self._between = True  # its own parser has seen nothing of it
         self._busy = True
         if self._server.may_answer():
-            self._reply_to(*request)
+            self._go_on(self._answer(request))
         else:
-            self._messages.append(request)
-            self._loop.call_soon(self._take_turn)
+            self._loop.call_soon(self._take_turn, request)
         return True
 
-    def _take_turn(self) -> None:
-        self._busy = False
-        self._serve()
+    def _take_turn(self, request: Request | None = None) -> None:
+        """Answer a request that had to wait, or else what came first of those that aiohttp saw."""
+        if request is None:
+            self._busy = False
+            self._serve()
+        elif self.transport is not None:
+            self._reply_to(request)
+            self._wait_for_turn()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """aiohttp asks for this after each body, and parses the rest of what has come."""
@@ -393,14 +322,14 @@ class Connection(web.RequestHandler):
             # Of a request that it takes before it is whole aiohttp counts one too many as
             # waiting, so it may have stopped parsing early.
             self.data_received(b"")
-        self._reply_to(message, content)
+        self._reply_to(request_of(message, content.read_nowait()))
         self._wait_for_turn()
 
-    def _reply_to(self, message: RawRequestMessage, content: StreamReader) -> None:
-        if self._server.refuses(message):
+    def _reply_to(self, request: Request) -> None:
+        if self._server.refuses(request):
             self._send(_OVERLOADED)
         else:
-            self._go_on(self._answer(message, content))
+            self._go_on(self._answer(request))
 
     def _wait_for_turn(self) -> None:
         """Have the next request answered, if there is one, when the others have had their turn,
@@ -499,12 +428,3 @@ def is_plain(message: RawRequestMessage) -> bool:
         and not message.upgrade
         and "Expect" not in message.headers
     )
-
-
-def is_one_request(data: bytes) -> bool:
-    """Whether this is surely one whole request on a connection that stays.
-
-    False wherever a parser might see more, less or something else in it.
-    """
-    found = _ONE_REQUEST.match(data)
-    return found is not None and int(found[1] or 0) == len(data) - found.end()

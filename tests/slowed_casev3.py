@@ -5,13 +5,12 @@ It stands here because the product has no switch for it. ``python -m tests.slowe
 
 import time
 
-from aiohttp.http import RawRequestMessage
-from aiohttp.streams import StreamReader
 from aiohttp.web import BaseRequest
 
 from casev3.app import STATELESS, open_exchange
 from common.api import Api
 from common.reply import Reply
+from common.request import Request
 from common.server import main
 
 BURNT_S = 100e-6
@@ -19,16 +18,11 @@ BURNT_S = 100e-6
 answer = Api.answer
 
 
-async def slowly(
-    self: Api,
-    message: RawRequestMessage,
-    content: StreamReader,
-    request: BaseRequest | None = None,
-) -> Reply:
+async def slowly(self: Api, request: Request, body_of: BaseRequest | None = None) -> Reply:
     until_s = time.thread_time() + BURNT_S
     while time.thread_time() < until_s:
         pass
-    return await answer(self, message, content, request)
+    return await answer(self, request, body_of)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The short way through aiohttp: every request gets one reply, its own, in its turn.
 
-A connection is fed bytes as a transport would feed it, while the service is behind and so refuses
-what is surely one request without parsing it.
+A connection is fed bytes as a transport would feed it. What is surely one request never comes to
+aiohttp's parser, what may be a part of another does.
 """
 
 import asyncio
@@ -9,20 +9,18 @@ import math
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import accumulate, pairwise
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import pytest
 import uvloop
 from aiohttp import web
-from aiohttp.http import RawRequestMessage
-from aiohttp.streams import StreamReader
 from client import HOST, PATIENCE_S
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.connection import BODY_MAX_BYTES, Connection, Server
-from common.overload import Overload
+from common.connection import HALF_TURN, Connection, Server
 from common.reply import Reply, Response
+from common.request import BODY_MAX_BYTES, Request, request_of
 from common.settling import Settling
 
 REFUSED = b"503"
@@ -70,11 +68,9 @@ class Client:
 class Scene(Client):
     """A connection whose answers are the paths that were asked for."""
 
-    def __init__(self, refuses_unread: Callable[[bytes], bool] = lambda _: True) -> None:
-        loop = asyncio.get_running_loop()
-        self.overload = Overload(loop.time(), 0.0)
-        self.overload.is_behind = True
+    def __init__(self, refuses: Callable[[Request], bool] = lambda _: False) -> None:
         self.holds_up = set[str]()
+        self.asked = list[str]()
         self.may_go_on = asyncio.Event()
         self.answers_wait = True
         self.reads_bodies = False
@@ -83,30 +79,28 @@ class Scene(Client):
         self.server = Server(
             self.by_aiohttp,
             answer=self.answer,
-            refuses=lambda _: False,
-            refuses_unread=refuses_unread,
+            refuses=refuses,
             stopping=lambda: self.stopping,
-            overload=self.overload,
             options={"access_log": None},
             patience_s=60.0,
             connections_max=10,
         )
         super().__init__(self.server)
 
-    async def answer(self, message: RawRequestMessage, content: StreamReader) -> Reply:
-        if message.path in self.holds_up:
+    async def answer(self, request: Request) -> Reply:
+        self.asked.append(request.path)
+        if request.path in self.holds_up:
             await self.may_go_on.wait()
         if self.answers_wait:
             await asyncio.sleep(0)
-        reply = Reply(message.path.encode())
+        reply = Reply(request.path.encode())
         reply.settling = self.settling
         return reply
 
     async def by_aiohttp(self, request: web.BaseRequest) -> web.StreamResponse:
         if not self.reads_bodies:
             return Response(Reply(b"by aiohttp", 401))
-        await request.read()
-        return Response(await self.answer(request._message, request.content))
+        return Response(await self.answer(request_of(request._message, await request.read())))
 
 
 async def turns(count: int = 5) -> None:
@@ -116,10 +110,10 @@ async def turns(count: int = 5) -> None:
 
 def scene(
     play: Callable[[Scene], Awaitable[None]],
-    refuses_unread: Callable[[bytes], bool] = lambda _: True,
+    refuses: Callable[[Request], bool] = lambda _: False,
 ) -> None:
     async def main() -> None:
-        made = Scene(refuses_unread)
+        made = Scene(refuses)
         await turns()
         try:
             await play(made)
@@ -144,11 +138,11 @@ def test_one_whole_request_after_the_other_is_refused() -> None:
         await scene.feed(get("/a"), post("/b", b"{}"), get("/c"))
         assert scene.replies == [REFUSED] * 3
 
-    scene(play)
+    scene(play, lambda _: True)
 
 
-# What looks like a request and has no Host, so that it can be the end of another head.
-LOOKS_WHOLE = b"GET /x HTTP/1.1\r\nX: y\r\n\r\n"
+LOOKS_WHOLE = get("/x")
+BEGUN = b"GET /b HTTP/1.1\r\nX-A: "  # the Host is still to come
 
 
 def test_who_sends_many_at_once_gets_one_answer_in_each_turn() -> None:
@@ -164,28 +158,16 @@ def test_who_sends_many_at_once_gets_one_answer_in_each_turn() -> None:
 
 def test_what_ends_a_head_that_has_begun_is_no_request_of_its_own() -> None:
     async def play(scene: Scene) -> None:
-        await scene.feed(b"GET /a HTTP/1.1\r\nHost: x\r\nX-A: ", LOOKS_WHOLE)
-        assert scene.replies == [b"/a"]
-
-    scene(play)
-
-
-def test_nor_is_it_when_the_service_has_fallen_behind_since() -> None:
-    async def play(scene: Scene) -> None:
-        scene.overload.is_behind = False
-        await scene.feed(b"GET /a HTTP/1.1\r\nHost: x\r\nX-A: ")
-        scene.overload.is_behind = True
-        await scene.feed(LOOKS_WHOLE, get("/b"))
-        assert scene.replies == [b"/a", REFUSED]
+        await scene.feed(BEGUN, LOOKS_WHOLE, get("/c"))
+        assert scene.replies == [b"/b", b"/c"]
 
     scene(play)
 
 
 def test_nor_is_it_after_a_whole_request_that_brought_the_beginning_along() -> None:
     async def play(scene: Scene) -> None:
-        begun = b"GET /b HTTP/1.1\r\nHost: x\r\nX-A: "
-        await scene.feed(get("/a") + begun, LOOKS_WHOLE, get("/c"))
-        assert scene.replies == [b"/a", b"/b", REFUSED]
+        await scene.feed(get("/a") + BEGUN, LOOKS_WHOLE, get("/c"))
+        assert scene.replies == [b"/a", b"/b", b"/c"]
 
     scene(play)
 
@@ -194,8 +176,7 @@ def test_nor_is_a_body_that_looks_like_one() -> None:
     async def play(scene: Scene) -> None:
         head = post("/a", LOOKS_WHOLE).removesuffix(LOOKS_WHOLE)
         await scene.feed(head, LOOKS_WHOLE, get("/b"))
-        assert scene.replies[:1] == [b"/a"]
-        assert len(scene.replies) == 2
+        assert scene.replies == [b"/a", b"/b"]
 
     scene(play)
 
@@ -208,12 +189,38 @@ def test_nor_is_the_body_of_a_request_that_aiohttp_has_answered_already() -> Non
         await scene.feed(LOOKS_WHOLE)
         scene.connection.drop_if_slow(math.inf)
         await scene.feed(get("/b"))
-        assert not {REFUSED, b"408"} & set(scene.replies)
+        assert not {b"/x", b"408"} & set(scene.replies)
 
     scene(play)
 
 
-def test_who_waits_for_an_answer_gets_it_before_the_next_refusal() -> None:
+def test_who_once_sent_a_request_in_pieces_is_soon_answered_without_a_parser_again() -> None:
+    async def play(scene: Scene) -> None:
+        parser = Mock(wraps=scene.connection._parser)
+        scene.connection._parser = parser
+        await scene.feed(get("/a"))
+        parser.feed_data.assert_not_called()
+        await scene.feed(get("/b")[:9], get("/b")[9:], get("/c"))
+        seen = parser.feed_data.call_count
+        await scene.feed(get("/d"), post("/e", b"{}"))
+        assert parser.feed_data.call_count == seen == 3
+        assert scene.replies == [b"/a", b"/b", b"/c", b"/d", b"/e"]
+
+    scene(play)
+
+
+def test_who_has_gone_before_its_turn_is_not_answered() -> None:
+    async def play(scene: Scene) -> None:
+        scene.server._answers = 2 * HALF_TURN  # as many as are answered in one go
+        scene.connection.data_received(get("/a"))
+        scene.connection.connection_lost(None)
+        await turns()
+        assert scene.asked == []
+
+    scene(play)
+
+
+def test_who_waits_for_an_answer_gets_it_before_the_next() -> None:
     async def play(scene: Scene) -> None:
         scene.holds_up = {"/a"}
         await scene.feed(get("/a") + get("/b"), get("/c"), get("/d"))
@@ -272,7 +279,6 @@ def test_a_reply_that_waited_while_the_service_was_told_to_stop_closes_its_conne
 def test_who_waits_for_an_answer_is_not_idle() -> None:
     async def play(scene: Scene) -> None:
         scene.connection.keep_alive(True)  # as after a request that went aiohttp's way
-        scene.overload.is_behind = False
         scene.settling = Settling()
         await scene.feed(get("/a"))
         scene.connection._next_keepalive_close_time = -math.inf
@@ -292,7 +298,6 @@ def test_a_client_that_has_gone_before_its_reply_is_durable_is_no_error(
 ) -> None:
     async def play(scene: Scene) -> None:
         scene.settling = Settling()
-        scene.overload.is_behind = False
         await scene.feed(get("/a"))
         scene.connection.connection_lost(None)
         scene.settling.end()
@@ -341,7 +346,7 @@ def cut(stream: bytes, places: Iterable[int]) -> list[bytes]:
     at_once=st.booleans(),
     refused=st.lists(st.booleans(), min_size=12, max_size=12),
     settles=st.booleans(),
-    is_behind=st.booleans(),
+    half_turn=st.sampled_from([1, HALF_TURN]),
 )
 def test_however_the_bytes_come_each_request_gets_one_reply_in_its_turn(
     *,
@@ -351,7 +356,7 @@ def test_however_the_bytes_come_each_request_gets_one_reply_in_its_turn(
     at_once: bool,
     refused: list[bool],
     settles: bool,
-    is_behind: bool,
+    half_turn: int,
 ) -> None:
     paths = [f"/{number}" for number in range(len(made))]
     whole = [make(path) for make, path in zip(made, paths, strict=True)]
@@ -361,7 +366,6 @@ def test_however_the_bytes_come_each_request_gets_one_reply_in_its_turn(
 
     async def play(scene: Scene) -> None:
         scene.settling = Settling() if settles else None
-        scene.overload.is_behind = is_behind
         if at_once:
             for piece in pieces:
                 scene.connection.data_received(piece)
@@ -377,20 +381,21 @@ def test_however_the_bytes_come_each_request_gets_one_reply_in_its_turn(
         for path, reply in zip(paths, replies, strict=True):
             assert reply in (path.encode(), REFUSED)
 
-    scene(play, lambda _: next(answers))
+    with patch("common.connection.HALF_TURN", half_turn):
+        scene(play, lambda _: next(answers))
 
 
 @given(
     made=st.lists(st.tuples(st.integers(0, 2), st.sampled_from(KINDS)), min_size=2, max_size=8),
     places=st.lists(st.integers(0, 2000), max_size=6),
     turn=st.lists(st.integers(0, 2), max_size=20),
-    is_behind=st.booleans(),
+    half_turn=st.sampled_from([1, HALF_TURN]),
 )
 def test_what_comes_on_one_connection_is_never_part_of_what_comes_on_another(
     made: Sequence[tuple[int, Callable[[str], bytes]]],
     places: list[int],
     turn: list[int],
-    is_behind: bool,
+    half_turn: int,
 ) -> None:
     paths: list[list[bytes]] = [[], [], []]
     streams = [b"", b"", b""]
@@ -400,7 +405,6 @@ def test_what_comes_on_one_connection_is_never_part_of_what_comes_on_another(
     pieces = [cut(stream, places) for stream in streams]
 
     async def play(scene: Scene) -> None:
-        scene.overload.is_behind = is_behind
         clients = [scene, Client(scene.server), Client(scene.server)]
         await turns()
         rest = [which for which, all_of_it in enumerate(pieces) for _ in all_of_it]
@@ -412,7 +416,8 @@ def test_what_comes_on_one_connection_is_never_part_of_what_comes_on_another(
         for client in clients[1:]:
             client.connection.connection_lost(None)
 
-    scene(play, lambda _: False)
+    with patch("common.connection.HALF_TURN", half_turn):
+        scene(play)
 
 
 BY_AIOHTTP: list[Callable[[str], bytes]] = [
@@ -445,7 +450,6 @@ async def said_to(port: int, pieces: Iterable[bytes], *, at_once: bool) -> bytes
     missing=st.one_of(st.just(0), st.integers(0, 2000)),
     at_once=st.booleans(),
     answers_wait=st.booleans(),
-    is_behind=st.booleans(),
 )
 def test_who_half_closes_gets_the_replies_to_all_that_has_come_whole(
     *,
@@ -455,7 +459,6 @@ def test_who_half_closes_gets_the_replies_to_all_that_has_come_whole(
     missing: int,
     at_once: bool,
     answers_wait: bool,
-    is_behind: bool,
 ) -> None:
     paths = [f"/{number}" for number in range(len(made))]
     whole = [make(path) for make, path in zip(made, paths, strict=True)]
@@ -465,9 +468,8 @@ def test_who_half_closes_gets_the_replies_to_all_that_has_come_whole(
     complete = [path.encode() for path, end in zip(paths, ends, strict=True) if end <= len(stream)]
 
     async def main() -> None:
-        scene = Scene(lambda _: False)
+        scene = Scene()
         scene.reads_bodies, scene.answers_wait = True, answers_wait
-        scene.overload.is_behind = is_behind
         await turns()
         scene.connection.connection_lost(None)
         listening = await asyncio.get_running_loop().create_server(scene.server, HOST, 0)
@@ -488,7 +490,6 @@ def test_many_requests_behind_one_that_aiohttp_took_before_it_was_whole_are_answ
     *, ends: bool
 ) -> None:
     async def play(scene: Scene) -> None:
-        scene.overload.is_behind = False
         scene.reads_bodies = True
         first = post("/0", b"{}", "Expect: 100-continue")
         paths = [f"/{number}" for number in range(1, 100)]
@@ -510,38 +511,5 @@ def test_who_does_not_read_what_is_left_when_it_closes_is_given_up() -> None:
         scene.transport.abort.assert_not_called()
         scene.connection.drop_if_slow(math.inf)
         scene.transport.abort.assert_called_once()
-
-    scene(play)
-
-
-NOT_ONE_PLAIN_REQUEST = {
-    "nothing": b"",
-    "the beginning of a head": get("/1")[:-1],
-    "the beginning of a body": post("/1", b"{}")[:-1],
-    "two requests": get("/1") + get("/2"),
-    "a request and the beginning of another": post("/1", b"{}") + b"G",
-    "a body that ends as the beginning of another": post("/1", b"GET") + b"GET",
-    "an empty line before the request": b"\r\n\r\n" + get("/1"),
-    "chunks": get("/1", "Transfer-Encoding: chunked") + b"0\r\n\r\n",
-    "very many chunks": get("/1", "Transfer-Encoding: chunked") + b"1\r\n \r\n" * 20_000,
-    "no HTTP": b"\x16\x03\x01\r\n\r\n",
-    "two lengths": post("/1", b"{}", "Content-Length: 2"),
-    "a client that waits before it sends the body": post("/1", b"{}", "Expect: 100-continue"),
-    "a connection that is to be closed": get("/1", "Connection: close"),
-    "HTTP/1.0": get("/1").replace(b"1.1", b"1.0"),
-    "another method": get("/1").replace(b"GET", b"HEAD"),
-    "another protocol": get("/1", "Connection: upgrade", "Upgrade: websocket"),
-}
-
-
-@pytest.mark.parametrize("data", NOT_ONE_PLAIN_REQUEST.values(), ids=NOT_ONE_PLAIN_REQUEST)
-def test_what_is_not_one_plain_request_leaves_nothing_for_the_next_connection(data: bytes) -> None:
-    async def play(scene: Scene) -> None:
-        assert scene.server.whole_request(data) is None
-        for body in (b"", b"{}", LOOKS_WHOLE):
-            request = scene.server.whole_request(post("/next", body))
-            assert request is not None
-            message, content = request
-            assert (message.path, content.read_nowait()) == ("/next", body)
 
     scene(play)

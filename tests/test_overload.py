@@ -30,6 +30,7 @@ from common.overload import (
     WAIT_MAX_S,
     Overload,
 )
+from common.request import Request
 from common.settings import read_settings
 
 CONNECTIONS = 300
@@ -69,12 +70,11 @@ async def test_what_a_start_works_before_it_serves_counts_for_nothing() -> None:
     end_s = time.process_time() + 1.1 * FAR_TOO_LATE_S
     while time.process_time() < end_s:
         pass
-    asks = api.server().refuses_unread
     with api.watching():
         for _ in range(2 * LATEST_BEATS):
             await asyncio.sleep(BEAT_S)  # a turn in which the loop looks
         time.sleep(2 * WAIT_MAX_S)  # noqa: ASYNC251 - it stands still, as nobody worked
-        assert not asks(b"POST /orders HTTP/1.1")
+        assert not api.refuses(Request("POST", "/orders", "", "", b"{}"))
 
 
 def test_who_is_far_too_late_once_is_behind() -> None:
