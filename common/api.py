@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
@@ -18,7 +19,7 @@ from aiohttp import web
 
 from common import wire
 from common.brokers import same_key
-from common.call import Call
+from common.call import BodyOf, Call, rest_of_body
 from common.connection import Server
 from common.errors import (
     ExchangeError,
@@ -155,7 +156,8 @@ class Api:
         """The reply to a request that came aiohttp's way."""
         is_whole = request.content.is_eof()
         body = request.content.read_nowait() if is_whole else b""
-        reply = await self.answer(request_of(request._message, body), None if is_whole else request)
+        rest = partial(rest_of_body, request, self._settings.client_patience_s)
+        reply = await self.answer(request_of(request._message, body), None if is_whole else rest)
         if reply.settling is not None:
             try:
                 await reply.settling.wait()
@@ -166,14 +168,29 @@ class Api:
         reply.closes = self._stopping
         return Response(reply)
 
-    async def answer(self, request: Request, body_of: web.BaseRequest | None = None) -> Reply:
+    async def answer(self, request: Request, body_of: BodyOf | None = None) -> Reply:
         """The reply to any request; ``body_of`` brings the body of one that did not come whole.
 
         It may leave once what it is ``settling`` is durable.
         """
         self._in_flight += 1
         try:
-            reply = await self._reply_to(request, body_of)
+            if self._stopped:
+                raise Unavailable("the service is stopping; retry later")
+            path = request.path
+            if "%" in path:
+                path = unquote(path)
+            handler, name = self._find(request.method, path)
+            reply = await handler(Call(request, body_of, self._exchange, name))
+        except ExchangeError as error:
+            reply = error_reply(error)
+        except ConnectionError:
+            raise  # the client went away: there is nobody to answer
+        except Exception:
+            log.exception("%s %s failed", request.method, request.path)
+            reply = json_error(
+                HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "our error; it is logged"
+            )
         finally:
             self._in_flight -= 1
             if self._stopping and not self._in_flight:
@@ -189,28 +206,6 @@ class Api:
         if refused:
             self._answered[503] += 1
         return refused
-
-    async def _reply_to(self, request: Request, body_of: web.BaseRequest | None) -> Reply:
-        try:
-            if self._stopped:
-                raise Unavailable("the service is stopping; retry later")
-            path = request.path
-            if "%" in path:
-                path = unquote(path)
-            handler, name = self._find(request.method, path)
-            patience_s = self._settings.client_patience_s
-            return await handler(
-                Call(request, body_of, self._exchange, name, patience_s=patience_s)
-            )
-        except ExchangeError as error:
-            return error_reply(error)
-        except ConnectionError:
-            raise  # the client went away: there is nobody to answer
-        except Exception:
-            log.exception("%s %s failed", request.method, request.path)
-            return json_error(
-                HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "our error; it is logged"
-            )
 
     def _find(self, method: str, path: str) -> tuple[Handler, str]:
         """The handler, and the variable part of the path. Raises NotFound, MethodNotAllowed."""

@@ -1,7 +1,7 @@
 """One request, as its handler needs it: the key, the query, the body."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 
 from aiohttp import HttpVersion11, web
 
@@ -10,6 +10,8 @@ from common.brokers import hash_key
 from common.errors import MalformedBody, TooLarge, TooSlow, Unauthorized
 from common.exchange import Exchange
 from common.request import BODY_MAX_BYTES, Request
+
+BodyOf = Callable[[], Awaitable[bytes]]
 
 NO_QUERY: dict[str, str] = {}  # never changed
 
@@ -20,18 +22,11 @@ class Call:
     ``body_of`` brings the body of one that did not come whole. ``query`` is empty until it is read.
     """
 
-    __slots__ = ("_body_of", "_patience_s", "_request", "exchange", "name", "query")
+    __slots__ = ("_body_of", "_request", "exchange", "name", "query")
 
     def __init__(
-        self,
-        request: Request,
-        body_of: web.BaseRequest | None,
-        exchange: Exchange,
-        name: str,
-        *,
-        patience_s: float,
+        self, request: Request, body_of: BodyOf | None, exchange: Exchange, name: str
     ) -> None:
-        self._patience_s = patience_s
         self._request = request
         self._body_of = body_of
         self.exchange = exchange
@@ -54,7 +49,7 @@ class Call:
         """The whole body. Raises TooLarge."""
         body = self._request.body
         if self._body_of is not None:
-            body = await rest_of_body(self._body_of, self._patience_s)
+            body = await self._body_of()
         if len(body) > BODY_MAX_BYTES:
             raise TooLarge(f"the body is larger than {BODY_MAX_BYTES} bytes")
         return body

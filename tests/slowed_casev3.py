@@ -5,10 +5,9 @@ It stands here because the product has no switch for it. ``python -m tests.slowe
 
 import time
 
-from aiohttp.web import BaseRequest
-
 from casev3.app import STATELESS, open_exchange
 from common.api import Api
+from common.call import BodyOf
 from common.reply import Reply
 from common.request import Request
 from common.server import main
@@ -18,7 +17,7 @@ BURNT_S = 100e-6
 answer = Api.answer
 
 
-async def slowly(self: Api, request: Request, body_of: BaseRequest | None = None) -> Reply:
+async def slowly(self: Api, request: Request, body_of: BodyOf | None = None) -> Reply:
     until_s = time.thread_time() + BURNT_S
     while time.thread_time() < until_s:
         pass
