@@ -198,9 +198,9 @@ class Api:
         self._answered[reply.status] += 1
         return reply
 
-    def refuses(self, request: Request) -> bool:
-        """Whether a request is not even looked at, because more come than can be answered."""
-        if not self._overload.is_behind or request.path in NEVER_REFUSED:
+    def refuses(self, path: str) -> bool:
+        """Whether who asks for this is told to come later, since more come than can be answered."""
+        if not self._overload.is_behind or path in NEVER_REFUSED:
             return False
         refused = not self._overload.admits(time.monotonic())
         if refused:

@@ -57,8 +57,13 @@ class Call:
 
 async def rest_of_body(request: web.BaseRequest, patience_s: float) -> bytes:
     """A body that arrives in pieces. Raises TooLarge, MalformedBody, TooSlow."""
-    asked = request.headers.get("Expect", "").lower() == "100-continue"
-    if asked and request.version == HttpVersion11 and request.transport is not None:
+    waits = request.headers.get("Expect", "").lower() == "100-continue"
+    if (
+        waits
+        and not request.content.is_eof()
+        and request.version == HttpVersion11
+        and request.transport is not None
+    ):
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     try:
         async with asyncio.timeout(patience_s):

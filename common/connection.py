@@ -21,7 +21,7 @@ from aiohttp import HttpVersion11, web
 from aiohttp.http import RawRequestMessage
 
 from common.reply import CLOSE, Reply
-from common.request import BODY_MAX_BYTES, Request, request_of, whole_request
+from common.request import BODY_MAX_BYTES, Request, path_asked, request_of, whole_request
 
 LOOK_AT_CLIENTS_S = 0.25
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -49,12 +49,12 @@ HALF_TURN = 128
 
 Answering = Coroutine[Any, Any, Reply]
 Answer = Callable[[Request], Answering]
-Refuses = Callable[[Request], bool]
+Refuses = Callable[[str], bool]
 
 
 class Server(web.Server):
     """aiohttp's low-level server; ``answer`` is asked for what can go the short way, unless the
-    service ``refuses`` it, since more comes than it can answer.
+    service ``refuses`` what asks for such a path, since more comes than it can answer.
 
     ``stopping`` says whether replies that leave close their connections. A client has
     ``patience_s`` for a request to arrive and for a reply to be read, and ``connections_max`` is
@@ -91,8 +91,7 @@ class Server(web.Server):
 
         While more comes than can be answered, each connection more makes all others wait longer.
         """
-        request = whole_request(first)
-        return _TURNED_AWAY if request is not None and self.refuses(request) else None
+        return _TURNED_AWAY if first and self.refuses(path_asked(first)) else None
 
     async def drop_slow(self) -> None:
         """Close the connections that keep us waiting; to be called regularly."""
@@ -219,8 +218,9 @@ class Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Parse, and answer what is whole; replies leave in the order of the requests."""
         request = whole_request(data) if self._is_at_rest() else None
-        # Its parser holds nothing after one whole request that came while nothing else was under
-        # way, whatever it held then: that has ended whatever had begun.
+        # What looks like one may end a head that had begun before; so a parser that has seen
+        # anything sees it too. Then it holds nothing, or waits for the body of what is in
+        # ``_messages``, and such a connection is not at rest.
         between, self._between = self._between, request is not None
         if between and request is not None and self._takes(request):
             return
@@ -257,7 +257,7 @@ class Connection(web.RequestHandler):
 
     def _takes(self, request: Request) -> bool:
         """Answer a request of which aiohttp has seen nothing, or refuse it."""
-        if self._server.refuses(request):
+        if self._server.refuses(request.path):
             self._send(_OVERLOADED)
             return True
         # Without a waiter aiohttp's task has not begun, and would take what has to wait for a turn.
@@ -326,7 +326,7 @@ class Connection(web.RequestHandler):
         self._wait_for_turn()
 
     def _reply_to(self, request: Request) -> None:
-        if self._server.refuses(request):
+        if self._server.refuses(request.path):
             self._send(_OVERLOADED)
         else:
             self._go_on(self._answer(request))

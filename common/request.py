@@ -31,7 +31,14 @@ def request_of(message: RawRequestMessage, body: bytes) -> Request:
     if target[:1] != "/":  # a request by way of a proxy names the whole URL
         target = message.url.raw_path_qs
     path, _, query = target.partition("?")
+    query = query.partition("#")[0]
     return Request(message.method, path, query, message.headers.get("Authorization", ""), body)
+
+
+def path_asked(first: bytes) -> str:
+    """What the first bytes of a request ask for, whatever follows; empty if that is not there."""
+    line = first[:_HEAD_MAX_BYTES].split(b" ", 2)
+    return line[1].partition(b"?")[0].decode("latin-1") if len(line) == 3 else ""
 
 
 def whole_request(data: bytes) -> Request | None:

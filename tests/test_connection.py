@@ -68,7 +68,7 @@ class Client:
 class Scene(Client):
     """A connection whose answers are the paths that were asked for."""
 
-    def __init__(self, refuses: Callable[[Request], bool] = lambda _: False) -> None:
+    def __init__(self, refuses: Callable[[str], bool] = lambda _: False) -> None:
         self.holds_up = set[str]()
         self.asked = list[str]()
         self.may_go_on = asyncio.Event()
@@ -110,7 +110,7 @@ async def turns(count: int = 5) -> None:
 
 def scene(
     play: Callable[[Scene], Awaitable[None]],
-    refuses: Callable[[Request], bool] = lambda _: False,
+    refuses: Callable[[str], bool] = lambda _: False,
 ) -> None:
     async def main() -> None:
         made = Scene(refuses)
@@ -181,6 +181,16 @@ def test_nor_is_a_body_that_looks_like_one() -> None:
     scene(play)
 
 
+def test_nor_is_a_body_behind_what_ended_its_head() -> None:
+    async def play(scene: Scene) -> None:
+        body = get("/y")
+        begun = b"POST /b HTTP/1.1\r\nContent-Length: %d\r\nX-A: " % len(body)
+        await scene.feed(begun, LOOKS_WHOLE, body, get("/c"), get("/d"))
+        assert scene.replies == [b"/b", b"/c", b"/d"]
+
+    scene(play)
+
+
 def test_nor_is_the_body_of_a_request_that_aiohttp_has_answered_already() -> None:
     async def play(scene: Scene) -> None:
         head = post("/a", LOOKS_WHOLE, "Expect: 100-continue").removesuffix(LOOKS_WHOLE)
@@ -192,6 +202,41 @@ def test_nor_is_the_body_of_a_request_that_aiohttp_has_answered_already() -> Non
         assert not {b"/x", b"408"} & set(scene.replies)
 
     scene(play)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        get("/a"),
+        get("/a") + get("/health"),
+        get("/a", "Connection: close"),
+        get("/a", "Cookie: a"),
+        get("/a").replace(b"1.1", b"1.0"),
+        get("/a").replace(b"GET", b"DELETE"),
+        get("/healthy"),
+        post("/a", b"{}")[:-1],
+        b"GET /hea",
+        b"\x16\x03\x01",
+    ],
+)
+def test_while_more_comes_than_can_be_answered_new_connections_are_turned_away(
+    first: bytes,
+) -> None:
+    async def play(scene: Scene) -> None:
+        farewell = scene.server.turned_away(first)
+        assert farewell is not None
+        assert farewell.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nConnection: close\r\n" in farewell
+
+    scene(play, lambda path: path != "/health")
+
+
+@pytest.mark.parametrize("first", [b"", get("/health"), get("/health?x=1", "Connection: close")])
+def test_not_so_who_has_asked_nothing_yet_or_asks_how_the_service_does(first: bytes) -> None:
+    async def play(scene: Scene) -> None:
+        assert scene.server.turned_away(first) is None
+
+    scene(play, lambda path: path != "/health")
 
 
 def test_who_once_sent_a_request_in_pieces_is_soon_answered_without_a_parser_again() -> None:

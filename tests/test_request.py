@@ -104,6 +104,11 @@ def test_a_request_by_way_of_a_proxy_asks_for_a_path_too() -> None:
     assert parsed(data) == Request("GET", "/stocks/A/price", "trades=2", "Bearer k", b"")
 
 
+def test_what_stands_behind_a_number_sign_is_no_part_of_a_query() -> None:
+    assert parsed(get("/orders?limit=10#x")) == Request("GET", "/orders", "limit=10", "", b"")
+    assert parsed(get("http://x/orders?limit=10#x")).query == "limit=10"
+
+
 NOT_ONE_PLAIN_REQUEST = {
     "nothing": b"",
     "the beginning of a head": get("/1")[:-1],
