@@ -70,13 +70,15 @@ def _spelled(name: str) -> str:
 
 def _once(number: int, name: str, value: str = "[ -~]*+") -> str:
     """A header that may stand there once: not again where the group of its value is set."""
-    return rf"(?({number})(?!)|{_spelled(name)}: ?({value}))"
+    return rf"(?({number})(?!)|{_spelled(name)}: ?+({value}))"
 
 
-# What matched is never tried in another way (``*+``), so this takes linear time.
+# There is one way only to read a header (``?+`` and ``*+`` give nothing back, and no two begin
+# alike), so this takes linear time. All headers together may be tried again: Python before 3.11.5
+# gets a possessive repeat of more than a letter wrong.
 _WHOLE = re.compile(
     rb"(GET|POST) (/[\w/.~%%:@+,-]*+)(?:\?([\w/.~%%:@+,=&-]*+))? HTTP/1\.1\r\n"
-    rb"(?:(?:%b)\r\n){0,%d}+\r\n"
+    rb"(?:(?:%b)\r\n){0,%d}\r\n"
     % (
         "|".join(
             (
@@ -85,9 +87,9 @@ _WHOLE = re.compile(
                 _once(6, "Content-Length", r"\d{1,5}"),
                 _once(7, "Content-Type"),
                 _once(8, "User-Agent"),
-                _spelled("Accept(?:-Encoding|-Language)?: ?[ -~]*+"),
-                _spelled("Connection: ?Keep-Alive"),
-                _spelled(r"X-[\w-]++: ?[ -~]*+"),
+                _spelled("Accept(?:-Encoding|-Language)?: ?+[ -~]*+"),
+                _spelled("Connection: ?+Keep-Alive"),
+                _spelled(r"X-[\w-]++: ?+[ -~]*+"),
             )
         ).encode(),
         _HEADERS_MAX,
