@@ -17,6 +17,7 @@ from aiohttp import web
 from client import HOST, PATIENCE_S
 from hypothesis import given
 from hypothesis import strategies as st
+from raw_requests import get, post
 
 from common.connection import HALF_TURN, Connection, Server
 from common.reply import Reply, Response
@@ -122,15 +123,6 @@ def scene(
             await turns()
 
     asyncio.run(main())
-
-
-def get(path: str, *headers: str) -> bytes:
-    return "\r\n".join([f"GET {path} HTTP/1.1", "Host: x", *headers, "", ""]).encode()
-
-
-def post(path: str, body: bytes, *headers: str) -> bytes:
-    lines = [f"POST {path} HTTP/1.1", "Host: x", *headers, f"Content-Length: {len(body)}", "", ""]
-    return "\r\n".join(lines).encode() + body
 
 
 def test_one_whole_request_after_the_other_is_refused() -> None:

@@ -8,18 +8,10 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpRequestParser
 from hypothesis import example, given
 from hypothesis import strategies as st
+from raw_requests import get, post
 
 from common.connection import is_plain
 from common.request import BODY_MAX_BYTES, Request, request_of, whole_request
-
-
-def post(path: str, body: bytes, *headers: str) -> bytes:
-    lines = [f"POST {path} HTTP/1.1", "Host: x", *headers, f"Content-Length: {len(body)}", "", ""]
-    return "\r\n".join(lines).encode() + body
-
-
-def get(path: str, *headers: str) -> bytes:
-    return "\r\n".join([f"GET {path} HTTP/1.1", "Host: x", *headers, "", ""]).encode()
 
 
 def parsed(data: bytes) -> Request:
