@@ -154,10 +154,12 @@ class Api:
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """The reply to a request that came aiohttp's way."""
-        is_whole = request.content.is_eof()
-        body = request.content.read_nowait() if is_whole else b""
-        rest = partial(rest_of_body, request, self._settings.client_patience_s)
-        reply = await self.answer(request_of(request._message, body), None if is_whole else rest)
+        body, body_of = b"", None
+        if request.content.is_eof():
+            body = request.content.read_nowait()
+        else:
+            body_of = partial(rest_of_body, request, self._settings.client_patience_s)
+        reply = await self.answer(request_of(request._message, body), body_of)
         if reply.settling is not None:
             try:
                 await reply.settling.wait()

@@ -267,17 +267,17 @@ class Connection(web.RequestHandler):
         if self._server.may_answer():
             self._go_on(self._answer(request))
         else:
-            self._loop.call_soon(self._take_turn, request)
+            self._loop.call_soon(self._take_turn_of, request)
         return True
 
-    def _take_turn(self, request: Request | None = None) -> None:
-        """Answer a request that had to wait, or else what came first of those that aiohttp saw."""
-        if request is None:
-            self._busy = False
-            self._serve()
-        elif self.transport is not None:
+    def _take_turn_of(self, request: Request) -> None:
+        if self.transport is not None:
             self._reply_to(request)
             self._wait_for_turn()
+
+    def _take_turn(self) -> None:
+        self._busy = False
+        self._serve()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """aiohttp asks for this after each body, and parses the rest of what has come."""

@@ -1,8 +1,8 @@
 """A request, as a service needs it, and a short way to most of them.
 
 aiohttp's parser makes some thirty objects for a request: a mapping of its headers, a URL, a stream
-for its body. Nearly all requests are one piece that a regular expression knows as a whole, for a
-quarter of that. It knows only what can be read in one way; whatever else comes is aiohttp's.
+for its body. Nearly all requests are one piece that a regular expression knows as a whole, for less
+than half of that. It knows only what can be read in one way; whatever else comes is aiohttp's.
 """
 
 import re
@@ -69,7 +69,10 @@ def _spelled(name: str) -> str:
 
 
 def _once(number: int, name: str, value: str = "[ -~]*+") -> str:
-    """A header that may stand there once: not again where the group of its value is set."""
+    """A header that may stand there once: not again where the group of its value is set.
+
+    That group stands behind the question for it, so it has a number and no name.
+    """
     return rf"(?({number})(?!)|{_spelled(name)}: ?+({value}))"
 
 
