@@ -6,6 +6,8 @@ Each resource has a utilisation between 0 and 1. The most used one is the limit;
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import fsum
+from statistics import fmean
 
 from bench.cpu import POSTGRES
 
@@ -55,7 +57,7 @@ def mean_of(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The mean of each name over several trials; trials without any figures are left out."""
     known = [each for each in figures if each]
     names = dict.fromkeys(name for each in known for name in each)
-    return {name: sum(each.get(name, 0.0) for each in known) / len(known) for name in names}
+    return {name: fmean(each.get(name, 0.0) for each in known) for name in names}
 
 
 def utilisations(knee: Knee) -> dict[str, float]:
@@ -66,16 +68,16 @@ def utilisations(knee: Knee) -> dict[str, float]:
     locks and log flushes the share of clients that waited for them while at least one was busy all
     the time.
     """
-    postgres = sum(share for name, share in knee.cpu_share.items() if name.startswith(POSTGRES))
+    postgres = fsum(share for name, share in knee.cpu_share.items() if name.startswith(POSTGRES))
     beside = knee.cpu_share.get("generator", 0.0) if knee.shares_generator else 0.0
     database = postgres / max(1.0 - beside, postgres, LEAST_SHARE)
     # A client whose transaction waits for the service is not at the database.
     at_work = {name: n for name, n in knee.busy.items() if not name.endswith("Client:ClientRead")}
-    clients = max(1.0, sum(at_work.values()))
-    locks = sum(n for name, n in at_work.items() if " Lock:" in name or "LockManager" in name)
-    flushes = sum(n for name, n in at_work.items() if "WalSync" in name or "WALWrite" in name)
-    reading = sum(n for name, n in at_work.items() if name.startswith("read "))
-    writing = sum(n for name, n in at_work.items() if name.startswith("write "))
+    clients = max(1.0, fsum(at_work.values()))
+    locks = fsum(n for name, n in at_work.items() if " Lock:" in name or "LockManager" in name)
+    flushes = fsum(n for name, n in at_work.items() if "WalSync" in name or "WALWrite" in name)
+    reading = fsum(n for name, n in at_work.items() if name.startswith("read "))
+    writing = fsum(n for name, n in at_work.items() if name.startswith("write "))
     return {
         PYTHON: min(1.0, knee.cpu_share.get("service", 0.0) / knee.service_cores),
         LOCKS: locks / clients,
@@ -108,7 +110,7 @@ def bottleneck(case: str, knee: Knee) -> Bottleneck:
 def _evidence(knee: Knee, used: Mapping[str, float]) -> str:
     database = max(used[READS], used[WRITES])
     beside = " of what the generator left it" if knee.shares_generator else " of its CPU"
-    clients = sum(knee.busy.values())
+    clients = fsum(knee.busy.values())
     said = [f"the service used {used[PYTHON]:.0%} of its CPU"]
     if any(name.startswith(POSTGRES) for name in knee.cpu_share):
         work = "reads" if used[READS] else "writes"
@@ -125,4 +127,4 @@ def _evidence(knee: Knee, used: Mapping[str, float]) -> str:
 
 
 def _waiting(busy: Mapping[str, float], what: str) -> float:
-    return sum(n for name, n in busy.items() if name.endswith(what))
+    return fsum(n for name, n in busy.items() if name.endswith(what))

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
+from math import fsum
 from pathlib import Path
 
 import msgspec
@@ -306,7 +307,7 @@ def _verdict(one: Record, slow: Mapping[int, str]) -> list[str]:
 
 def _postgres(cpu_us: dict[str, float]) -> float | None:
     own = [each for name, each in cpu_us.items() if name.startswith("postgres ")]
-    return sum(own) if own else None
+    return fsum(own) if own else None
 
 
 def _staleness(one: Finding, kind: str) -> str:

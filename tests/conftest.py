@@ -6,6 +6,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -81,10 +82,20 @@ def session_dir() -> Iterator[Path]:
 
 def processes_of(place: Path) -> list[str]:
     """The command lines that name the directory."""
-    listing = subprocess.run(
-        ["ps", "-A", "-ww", "-o", "command="], capture_output=True, check=True, text=True
-    ).stdout
-    return [line for line in listing.splitlines() if str(place) in line]
+    return [line for line in command_lines() if str(place) in line]
+
+
+def command_lines() -> list[str]:
+    """Of all processes; where there is no /proc, as ``ps`` tells them."""
+    files = list(Path("/proc").glob("[0-9]*/cmdline"))
+    if not files:
+        asked = ["ps", "-A", "-ww", "-o", "command="]
+        return subprocess.run(asked, capture_output=True, check=True, text=True).stdout.splitlines()
+    lines = []
+    for file in files:
+        with suppress(OSError):  # it has ended meanwhile
+            lines.append(file.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return lines
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Bodies and query strings: what is accepted, and what each refusal says."""
 
 import json
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -195,6 +196,7 @@ def test_what_is_not_utf8_is_malformed(body: bytes) -> None:
     assert malformed(body) == "the body is not UTF-8"
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="reads all that fits in a body")
 @pytest.mark.parametrize(
     "body",
     [
