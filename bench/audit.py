@@ -3,13 +3,20 @@
 A finding is one sentence. ``Held`` orders are what the exchange shows to their owners.
 """
 
+import heapq
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from bench.wire import BookDepth, Level, OrderDetail, TradeDetail
+from bench.wire import BookDepth, Level, OrderDetail, Price, TradeDetail
 
 BOOK_DEPTH_MAX = 50
+# So many trades are in the price that is read back.
+PRICE_TRADES = 50
+# Transactions that overlap may be stamped in another order than they take effect in, so an order
+# that lay in the book for no longer than this while another was there may not have met it.
+OVERLAP_MAX_US = 1_000_000
 _CLOSED_REASONS = ("filled", "cancelled", "expired", "unfilled")
 
 Findings = list[str]
@@ -26,11 +33,17 @@ class SentOrder(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """All that was asked of the exchange: by order id, without an answer, and cancelled by id."""
+    """All that was asked of the exchange: by order id, without an answer, and cancelled by id.
+
+    ``cancels_asked`` are those too whose cancel has no answer or another one, and
+    ``valid_until_us`` the ends that limit orders were sent with, by id, as far as they are known.
+    """
 
     acknowledged: Mapping[str, SentOrder]
     uncertain: Sequence[SentOrder]
     cancelled: frozenset[str]
+    cancels_asked: frozenset[str]
+    valid_until_us: Mapping[str, int]
 
 
 class Held(NamedTuple):
@@ -41,7 +54,10 @@ class Held(NamedTuple):
 
 
 class StoredOrder(NamedTuple):
-    """What a row of the database says of an order; an expired one may not have been told yet."""
+    """What a row of the database says of an order; an expired one may not have been told yet.
+
+    Instants are microseconds since 1970.
+    """
 
     id: str
     broker_id: str
@@ -51,6 +67,17 @@ class StoredOrder(NamedTuple):
     quantity: int
     remaining_quantity: int
     close_reason: str | None
+    created_us: int
+    valid_until_us: int | None
+    closed_us: int | None
+
+    @property
+    def left_us(self) -> float:
+        """Until when it could be met."""
+        return min(
+            math.inf if self.closed_us is None else self.closed_us,
+            math.inf if self.valid_until_us is None else self.valid_until_us,
+        )
 
 
 class StoredTrade(NamedTuple):
@@ -193,6 +220,73 @@ def crossed_findings(resting: Iterable[tuple[str, int | None, int | None]]) -> F
     ]
 
 
+def ending_findings(sent: Sent, stored: Iterable[StoredOrder]) -> Findings:
+    """Every order has the end that it was sent with, and none was closed without a reason."""
+    found: Findings = []
+    for row in stored:
+        wanted_us = sent.valid_until_us.get(row.id, row.valid_until_us)
+        if row.valid_until_us != wanted_us:
+            found.append(f"order {row.id} ends at {row.valid_until_us}, was sent with {wanted_us}")
+        if row.close_reason == "cancelled" and row.id not in sent.cancels_asked:
+            found.append(f"order {row.id} is cancelled, which nobody has asked for")
+        if row.close_reason == "unfilled" and row.price is not None:
+            found.append(f"order {row.id} has a limit and is closed as unfilled")
+        if row.close_reason == "expired" and (row.closed_us or 0) < (
+            row.valid_until_us or math.inf
+        ):
+            found.append(f"order {row.id} has expired at {row.closed_us}, before its end")
+    return found
+
+
+def passed_over_findings(stored: Iterable[StoredOrder]) -> Findings:
+    """Nobody was left with a rest while somebody whom he meets lay in the book."""
+    of_symbol: defaultdict[str, list[StoredOrder]] = defaultdict(list)
+    for row in stored:
+        of_symbol[row.symbol].append(row)
+    found: Findings = []
+    for rows in of_symbol.values():
+        # Of one instant market orders first: they can only have met who was there before.
+        rows.sort(key=lambda row: (row.created_us, row.price is not None))
+        resting: dict[str, list[tuple[int, float, str]]] = {"bid": [], "ask": []}
+        for row in rows:
+            is_left = row.close_reason != "filled" or row.left_us > row.created_us
+            others, here_us = resting["ask" if row.side == "bid" else "bid"], row.created_us
+            while others and others[0][1] <= here_us + OVERLAP_MAX_US:
+                heapq.heappop(others)
+            stays = row.price is None or row.left_us > here_us + OVERLAP_MAX_US
+            if is_left and stays and others and _meets(row, others[0][0]):
+                found.append(f"order {row.id} came, met {others[0][2]} and was left with a rest")
+            if row.price is not None and is_left:
+                rank = row.price if row.side == "ask" else -row.price
+                heapq.heappush(resting[row.side], (rank, row.left_us, row.id))
+    return found
+
+
+def _meets(taker: StoredOrder, rank: int) -> bool:
+    """Whether the best order of the other side is within a taker's limit; see the ranks above."""
+    if taker.price is None:
+        return True
+    return rank <= taker.price if taker.side == "bid" else -rank >= taker.price
+
+
+def price_findings(
+    shown: Mapping[str, Price | None], latest: Mapping[str, Sequence[int]]
+) -> Findings:
+    """Each price is that of the ``latest`` trades of its symbol, newest first and at most
+    ``PRICE_TRADES``; None where there is none."""
+    return [
+        f"the price of {symbol} is {price}, its latest trades are at {list(latest[symbol][:3])}…"
+        if symbol in latest
+        else f"the price of {symbol} is {price}, it has no trades"
+        for symbol, price in shown.items()
+        if price != _price_of(latest.get(symbol, ()))
+    ]
+
+
+def _price_of(latest: Sequence[int]) -> Price | None:
+    return Price(latest[0], sum(latest) // len(latest), len(latest)) if latest else None
+
+
 def stored_order_findings(
     held: Sequence[Held], broker_ids: Sequence[str], stored: Sequence[StoredOrder]
 ) -> Findings:
@@ -215,6 +309,9 @@ def stored_order_findings(
             order.quantity,
             order.remaining_quantity,
             order.close_reason,
+            row.created_us,
+            row.valid_until_us,
+            row.closed_us,
         )
         # Past its valid_until an order reads as expired, whether or not its row has been told.
         untold = row.close_reason is None and order.close_reason == "expired"

@@ -6,6 +6,7 @@ service has stopped holds all that was acknowledged.
 """
 
 import asyncio
+import math
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import psycopg
 
-from bench import audit, exchange_client, outcomes, stored_state, traffic
+from bench import audit, exchange_client, outcomes, stored_state, traffic, wire
 from bench.exchange_client import Broker, FinalState, HarnessError, Session
 from bench.load import Load
 from bench.service import Place
@@ -71,9 +72,25 @@ def sent(
             all_acknowledged[load.order_ids[index]] = order
         elif lost[index]:
             uncertain.append(order)
-    cancels = np.flatnonzero((tape.kind == Kind.CANCEL) & (outcome == 204))
-    cancelled = {load.order_ids[index] for index in target[cancels].tolist()}
-    return audit.Sent(all_acknowledged, uncertain, frozenset(cancelled))
+    left = (tape.kind == Kind.CANCEL) & ~np.isnan(load.samples.sent_s)
+    cancelled, cancels_asked = (
+        frozenset(load.order_ids[index] for index in target[cancels].tolist())
+        for cancels in (left & (outcome == 204), left)
+    )
+    ends_us = valid_until_us(tape, load.started)
+    return audit.Sent(
+        all_acknowledged,
+        uncertain,
+        cancelled,
+        cancels_asked,
+        {id: end_us for id, end_us in zip(load.order_ids, ends_us, strict=True) if id and end_us},
+    )
+
+
+def valid_until_us(tape: Tape, started: Started) -> list[int | None]:
+    """The end that each order of a tape was sent with, None where it has none."""
+    ends_us = wire.whole_microseconds(started.epoch_s + tape.intended_s + tape.life_s)
+    return [None if math.isnan(end_us) else int(end_us) for end_us in ends_us.tolist()]
 
 
 def sent_order(market: Market, tape: Tape, index: int) -> audit.SentOrder:
@@ -110,6 +127,7 @@ async def through_api(
         if place.database_url is not None:
             stored = stored_state.read(place.database_url)
             checked.findings |= _stored_findings(state, stored, brokers)
+            checked.findings |= _rule_findings(asked, stored)
     except (HarnessError, psycopg.Error) as error:
         checked.not_done = str(error) or type(error).__name__
     return checked
@@ -125,8 +143,9 @@ def in_database(database_url: str, brokers: list[Broker], asked: audit.Sent) -> 
         return checked
     balances = [stored.balances.get(broker.id, 0) for broker in brokers]
     # Instead of its books a database tells the best bid and ask of each symbol.
-    state = FinalState(_held(stored, brokers), [], balances, len(stored.trades))
+    state = FinalState(_held(stored, brokers), [], {}, balances, len(stored.trades))
     checked.findings = _findings(asked, state, brokers, audit.crossed_findings(stored.resting))
+    checked.findings |= _rule_findings(asked, stored)
     checked.trades = len(stored.trades)
     return checked
 
@@ -184,4 +203,12 @@ def _stored_findings(
         "memory = database: orders": audit.stored_order_findings(state.held, ids, stored.orders),
         "memory = database: trades": audit.stored_trade_findings(state.held, stored.trades),
         "memory = database: cash": audit.stored_cash_findings(state.balances, ids, stored.balances),
+        "memory = database: prices": audit.price_findings(state.prices, stored.latest),
+    }
+
+
+def _rule_findings(asked: audit.Sent, stored: stored_state.StoredState) -> dict[str, list[str]]:
+    return {
+        "orders end for a reason": audit.ending_findings(asked, stored.orders),
+        "nobody is passed over": audit.passed_over_findings(stored.orders),
     }

@@ -130,7 +130,7 @@ def run(options: Options, label: str, directory: Path, say: Say) -> Course:
         seeds = traffic.seed_orders(market)
         brokers, kept = uvloop.run(trial.set_up(victim.service.target, market, seeds))
         scene = _Scene(options, victim, market, brokers)
-        asked = audit.Sent(kept, [], frozenset())
+        asked = audit.Sent(kept, [], frozenset(), frozenset(), {})
         for number in range(1, options.cycles + 1):
             crash, sent = scene.cycle(number)
             asked = _together(asked, sent)
@@ -249,12 +249,22 @@ class _Scene:
         kept = {id: order for id, order in sent.acknowledged.items() if id not in gone}
         known = {i: id for i, id in (again.replayed | again.placed).items() if id not in kept}
         kept |= {id: checking.sent_order(self.market, tape, i) for i, id in known.items()}
+        ends_us = checking.valid_until_us(tape, load.started)
         unknown = [
             checking.sent_order(self.market, tape, i)
             for i in again.too_late
             if not load.order_ids[i]
         ]
-        return crash, audit.Sent(kept, unknown, sent.cancelled - still_open - gone)
+        return crash, audit.Sent(
+            kept,
+            unknown,
+            sent.cancelled - still_open - gone,
+            sent.cancels_asked,
+            {
+                **sent.valid_until_us,
+                **{id: end_us for i, id in known.items() if (end_us := ends_us[i])},
+            },
+        )
 
     def _load(self, number: int) -> tuple[Spec, Tape, Load, "_Killing"]:
         options, target = self.options, self.victim.service.target
@@ -392,4 +402,6 @@ def _together(one: audit.Sent, other: audit.Sent) -> audit.Sent:
         {**one.acknowledged, **other.acknowledged},
         [*one.uncertain, *other.uncertain],
         one.cancelled | other.cancelled,
+        one.cancels_asked | other.cancels_asked,
+        {**one.valid_until_us, **other.valid_until_us},
     )

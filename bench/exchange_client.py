@@ -55,6 +55,7 @@ class FinalState(NamedTuple):
 
     held: list[audit.Held]
     books: list[wire.BookDepth]
+    prices: dict[str, wire.Price | None]
     balances: list[int]
     trade_count: int | None
 
@@ -278,6 +279,7 @@ async def final_state(
             again=True,
         ),
     )
+    prices = await _all(symbols, lambda number: _price_of(session, key, symbols[number]))
     balances = await _all(
         brokers,
         lambda number: session.get(brokers[number].key, "/balance", wire.Balance, again=True),
@@ -285,6 +287,7 @@ async def final_state(
     return FinalState(
         held=[held for page in pages for held in page],
         books=books,
+        prices=dict(zip(symbols, prices, strict=True)),
         balances=[balance.balance for balance in balances],
         trade_count=await _trade_count(session),
     )
@@ -301,6 +304,16 @@ async def _orders_of(session: Session, number: int, key: str) -> list[audit.Held
         if page.next_cursor is None:
             return held
         cursor = f"&cursor={page.next_cursor}"
+
+
+async def _price_of(session: Session, key: str, symbol: str) -> wire.Price | None:
+    """None before the first trade."""
+    path = f"/stocks/{symbol}/price?trades={audit.PRICE_TRADES}"
+    data = wire.get(session.target.host_header, key, path)
+    outcome, body = await session.answer(data, again=True)
+    if outcome == HTTPStatus.NOT_FOUND:
+        return None
+    return msgspec.json.decode(expect(data, outcome, body, expected=200), type=wire.Price)
 
 
 async def _trade_count(session: Session) -> int | None:

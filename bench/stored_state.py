@@ -4,16 +4,22 @@ from typing import NamedTuple
 
 import psycopg
 
-from bench.audit import StoredOrder, StoredTrade
+from bench.audit import PRICE_TRADES, StoredOrder, StoredTrade
 
 _ORDERS = """
     SELECT id::text, broker_id::text, symbol, side, price, quantity, remaining_quantity,
-           close_reason
+           close_reason, (extract(epoch FROM created_at) * 1000000)::bigint,
+           (extract(epoch FROM valid_until) * 1000000)::bigint,
+           (extract(epoch FROM closed_at) * 1000000)::bigint
     FROM orders
 """
 _TRADES = """
     SELECT id::text, symbol, price, quantity, maker_order_id::text, taker_order_id::text
     FROM trades
+"""
+_LATEST = """
+    SELECT symbol, (array_agg(price ORDER BY sequence DESC, id DESC))[:%s]
+    FROM trades GROUP BY symbol
 """
 _BALANCES = "SELECT broker_id::text, sum(cash)::text FROM balances GROUP BY broker_id"
 
@@ -30,13 +36,15 @@ _RESTING = """
 class StoredState(NamedTuple):
     """All rows that the audit compares; balances in cents by broker id.
 
-    ``resting`` are the best open bid and ask of each symbol, None where there is none.
+    ``resting`` are the best open bid and ask of each symbol, None where there is none, and
+    ``latest`` the prices of its latest trades, newest first.
     """
 
     orders: list[StoredOrder]
     trades: list[StoredTrade]
     balances: dict[str, int]
     resting: list[tuple[str, int | None, int | None]]
+    latest: dict[str, list[int]]
 
 
 def read(database_url: str) -> StoredState:
@@ -50,7 +58,8 @@ def read(database_url: str) -> StoredState:
         ]
         balances = {id: int(cash) for id, cash in connection.execute(_BALANCES)}
         resting = [(symbol, bid, ask) for symbol, bid, ask in connection.execute(_RESTING)]
-    return StoredState(orders, trades, balances, resting)
+        latest: dict[str, list[int]] = dict(connection.execute(_LATEST, [PRICE_TRADES]).fetchall())
+    return StoredState(orders, trades, balances, resting, latest)
 
 
 def size_mb(database_url: str) -> float:

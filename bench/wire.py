@@ -67,6 +67,8 @@ class Price(msgspec.Struct, frozen=True):
     """What a symbol last traded at, in cents."""
 
     last_price: int
+    average_price: int
+    trades_in_average: int
 
 
 class Balance(msgspec.Struct, frozen=True):
@@ -160,9 +162,14 @@ def order(
     return post(host, key, "/orders", f'{start},"quantity":{quantity},{terms}}}'.encode())
 
 
+def whole_microseconds(epoch_s: Floats) -> Floats:
+    """As an order says its end."""
+    return np.where(np.isnan(epoch_s), np.nan, np.floor(epoch_s * 1e6))
+
+
 def instants(epoch_s: Floats) -> list[str]:
     """Seconds since 1970 as ISO 8601 in UTC; NaN becomes ``NaT``."""
-    microseconds = np.where(np.isnan(epoch_s), np.nan, np.floor(epoch_s * 1e6))
+    microseconds = whole_microseconds(epoch_s)
     moments = np.full(len(epoch_s), np.datetime64("NaT", "us"))
     known = ~np.isnan(microseconds)
     moments[known] = microseconds[known].astype(np.int64).astype("datetime64[us]")

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from bench import audit
 from bench.audit import Held, Sent, SentOrder, StoredOrder, StoredTrade
-from bench.wire import BookDepth, Level, OrderDetail, TradeDetail
+from bench.wire import BookDepth, Level, OrderDetail, Price, TradeDetail
 
 NAMES = ["broker 0", "broker 1"]
 IDS = ["b0", "b1"]
@@ -49,7 +49,18 @@ def as_sent(held: Held) -> SentOrder:
     return SentOrder(held.broker, shown.symbol, shown.side, shown.price, shown.quantity)
 
 
-SENT = Sent({held.order.id: as_sent(held) for held in STATE}, [], frozenset({"d"}))
+S_US = 1_000_000
+DAY_US = 86_400 * S_US
+# When each was created and closed, seconds of the day.
+SPANS_S = {"a": (1, None), "b": (2, 2), "c": (3, None), "d": (4, 5), "e": (6, 9)}
+ENDS_US = {"a": DAY_US, "b": DAY_US, "c": DAY_US, "d": DAY_US, "e": 8 * S_US}
+SENT = Sent(
+    {held.order.id: as_sent(held) for held in STATE},
+    [],
+    frozenset({"d"}),
+    frozenset({"d"}),
+    ENDS_US,
+)
 STORED = [
     StoredOrder(
         held.order.id,
@@ -60,6 +71,9 @@ STORED = [
         held.order.quantity,
         held.order.remaining_quantity,
         held.order.close_reason,
+        SPANS_S[held.order.id][0] * S_US,
+        ENDS_US[held.order.id],
+        None if (closed_s := SPANS_S[held.order.id][1]) is None else closed_s * S_US,
     )
     for held in STATE
 ]
@@ -81,6 +95,8 @@ def test_a_correct_state_has_no_findings() -> None:
     assert audit.stored_order_findings(STATE, IDS, STORED) == []
     assert audit.stored_trade_findings(STATE, STORED_TRADES) == []
     assert audit.stored_cash_findings(BALANCES, IDS, {"b0": 3000, "b1": -3000}) == []
+    assert audit.ending_findings(SENT, STORED) == []
+    assert audit.passed_over_findings(STORED) == []
 
 
 @pytest.mark.parametrize(
@@ -216,3 +232,97 @@ def test_a_stored_trade_that_differs_is_found(rows: list[StoredTrade]) -> None:
 )
 def test_stored_cash_that_differs_is_found(stored: dict[str, int]) -> None:
     assert audit.stored_cash_findings(BALANCES, IDS, stored)
+
+
+def stored(id: str, **changes: Any) -> list[StoredOrder]:
+    """The rows with one of them changed."""
+    return [row._replace(**changes) if row.id == id else row for row in STORED]
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (stored("c", close_reason="cancelled", closed_us=5 * S_US), "nobody has asked"),
+        (stored("c", close_reason="unfilled", closed_us=5 * S_US), "has a limit"),
+        (stored("e", closed_us=8 * S_US - 1), "before its end"),
+        (stored("c", valid_until_us=DAY_US - 1), "was sent with"),
+        (stored("c", valid_until_us=None), "was sent with"),
+    ],
+)
+def test_an_end_that_nobody_has_asked_for_is_found(rows: list[StoredOrder], words: str) -> None:
+    (finding,) = audit.ending_findings(SENT, rows)
+    assert words in finding
+
+
+def test_a_cancel_without_an_answer_may_have_worked() -> None:
+    rows = stored("c", close_reason="cancelled", closed_us=5 * S_US)
+    assert audit.ending_findings(SENT._replace(cancels_asked=frozenset("cd")), rows) == []
+
+
+def resting(id: str, side: str, price: int | None, *span_s: float | None) -> StoredOrder:
+    """An order that traded nothing, in the book from one second to another or to the end."""
+    created_s, closed_s = span_s
+    assert created_s is not None
+    closed_us = None if closed_s is None else int(closed_s * S_US)
+    reason = None if closed_s is None else "unfilled" if price is None else "cancelled"
+    ends_us = None if price is None else DAY_US
+    return StoredOrder(
+        id, "b0", "ABCD3", side, price, 10, 10, reason, int(created_s * S_US), ends_us, closed_us
+    )
+
+
+@pytest.mark.parametrize(
+    ("maker", "taker"),
+    [
+        (resting("m", "ask", 100, 1, None), resting("t", "bid", 100, 3, None)),
+        (resting("m", "bid", 100, 1, 9), resting("t", "ask", 99, 3, 8)),
+        (resting("m", "ask", 100, 1, None), resting("t", "bid", None, 3, 3)),
+        (resting("m", "bid", 100, 1, None), resting("t", "ask", None, 3, 3)),
+    ],
+)
+def test_an_exchange_that_does_not_match_is_found(maker: StoredOrder, taker: StoredOrder) -> None:
+    (finding,) = audit.passed_over_findings([taker, maker])
+    assert finding == "order t came, met m and was left with a rest"
+
+
+@pytest.mark.parametrize(
+    ("maker", "taker"),
+    [
+        (resting("m", "ask", 100, 1, None), resting("t", "bid", 99, 3, None)),
+        (resting("m", "ask", 100, 1, None), resting("t", "ask", 100, 3, None)),
+        (resting("m", "ask", 100, 1, 3), resting("t", "bid", 100, 3, None)),
+        (resting("m", "ask", 100, 3, None), resting("t", "bid", None, 1, 1)),
+        # Both were there for a moment that transactions may overlap by.
+        (resting("m", "ask", 100, 1, 3.9), resting("t", "bid", 100, 3, None)),
+        (resting("m", "ask", 100, 1, None), resting("t", "bid", 100, 3, 3.9)),
+        (
+            resting("m", "ask", 100, 1, None),
+            resting("t", "bid", 100, 3, None)._replace(symbol="WXYZ4"),
+        ),
+        (
+            resting("m", "ask", 100, 1, None)._replace(valid_until_us=2 * S_US),
+            resting("t", "bid", 100, 3, None),
+        ),
+        (
+            resting("m", "ask", 100, 1, None),
+            resting("t", "bid", 100, 3, 3)._replace(close_reason="filled", remaining_quantity=0),
+        ),
+    ],
+)
+def test_who_could_not_meet_is_not_passed_over(maker: StoredOrder, taker: StoredOrder) -> None:
+    assert audit.passed_over_findings([maker, taker]) == []
+
+
+LATEST = {"ABCD3": [100, 101]}
+
+
+@pytest.mark.parametrize(
+    "shown", [Price(101, 100, 2), Price(100, 101, 2), Price(100, 100, 1), None]
+)
+def test_a_wrong_price_is_found(shown: Price | None) -> None:
+    assert len(audit.price_findings({"ABCD3": shown}, LATEST)) == 1
+
+
+def test_a_price_is_that_of_the_latest_trades_or_there_is_none() -> None:
+    assert audit.price_findings({"ABCD3": Price(100, 100, 2), "WXYZ4": None}, LATEST) == []
+    assert len(audit.price_findings({"WXYZ4": Price(100, 100, 1)}, LATEST)) == 1

@@ -27,7 +27,7 @@ class FakeExchange:
         self.brokers: dict[str, str] = {}
         self.orders: dict[str, Json] = {}
         self.books: dict[tuple[str, str], list[Json]] = {}
-        self.prices: dict[str, int] = {}
+        self.prices: dict[str, list[int]] = {}
         self.trades = 0
 
     def refresh(self, order: Json) -> Json:
@@ -78,7 +78,7 @@ class FakeExchange:
         self.trades += 1
         shares = min(taker["remaining_quantity"], maker["remaining_quantity"])
         trade_id = str(uuid.uuid4())
-        self.prices[taker["symbol"]] = maker["price"]
+        self.prices.setdefault(taker["symbol"], []).append(maker["price"])
         for order, other in ((taker, maker), (maker, taker)):
             order["remaining_quantity"] -= shares
             order["trades"].append(
@@ -159,8 +159,13 @@ async def _orders(request: web.Request) -> web.Response:
 
 
 async def _price(request: web.Request) -> web.Response:
-    price = request.app[EXCHANGE].prices.get(request.match_info["symbol"])
-    return _reply({"last_price": price}, 200 if price else 404)
+    prices = request.app[EXCHANGE].prices.get(request.match_info["symbol"])
+    if prices is None:
+        return _reply({}, 404)
+    latest = prices[-int(request.query.get("trades", 50)) :]
+    mean = sum(latest) // len(latest)
+    shown = {"last_price": prices[-1], "average_price": mean, "trades_in_average": len(latest)}
+    return _reply(shown)
 
 
 async def _book(request: web.Request) -> web.Response:

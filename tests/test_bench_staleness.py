@@ -48,7 +48,7 @@ def test_the_probe_sees_book_price_and_order_and_its_orders_stand_the_audit(
     orders = seen.probed
     assert len(orders.acknowledged) == 2 * len(seen.staleness_ms["order"])
     assert orders.uncertain == []
-    asked = Sent(orders.acknowledged, orders.uncertain, frozenset())
+    asked = Sent(orders.acknowledged, orders.uncertain, frozenset(), frozenset(), {})
     found = uvloop.run(
         checking.through_api(place_of(service), [PROBE_SYMBOL], [prober], asked, 0.0)
     )

@@ -343,7 +343,10 @@ def audit_findings(service: Service, result: Result) -> list[str]:
     assert service.database_url is not None
     stored = stored_state.read(service.database_url)
     return [
-        *audit.order_findings(Sent(load.orders, [], frozenset(load.cancels)), held),
+        *audit.order_findings(
+            Sent(load.orders, [], frozenset(load.cancels), frozenset(load.cancels), {}), held
+        ),
+        *audit.passed_over_findings(stored.orders),
         *audit.state_findings(held),
         *audit.trade_findings(held, [broker.name for broker in result.brokers], state.trade_count),
         *audit.cash_findings(held, state.balances),

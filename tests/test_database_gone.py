@@ -184,7 +184,9 @@ class Witness:
         books = [
             convert(self.brokers[0].book(symbol, "depth=50").json, BookDepth) for symbol in SYMBOLS
         ]
-        sent = audit.Sent(self.acknowledged, self.uncertain, frozenset(self.cancelled))
+        sent = audit.Sent(
+            self.acknowledged, self.uncertain, frozenset(self.cancelled), frozenset(), {}
+        )
         names = [broker.name for broker in self.brokers]
         ids = [broker.id for broker in self.brokers]
         cash = [broker.cash() for broker in self.brokers]

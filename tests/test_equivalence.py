@@ -205,6 +205,7 @@ class Model:
                 )
                 for symbol in MARKET.symbols
             ],
+            prices={},  # asked for each of several averages below
             balances=[self.exchange.balance(broker) for broker in brokers],
             trade_count=len(self.exchange.trades),
         )
