@@ -108,16 +108,18 @@ def capacity(findings: Findings) -> Figure:
 
 
 def latency_by_load(findings: Findings, done: Sequence[Record]) -> Figure:
-    """p50, p99 and p99.9 of every valid trial; crosses failed, at the top where p99 is infinite."""
+    """p50, p99 and p99.9 of the valid trials up to the capacity, and the verdict of all of them;
+    crosses failed, at the top where p99 is infinite."""
     figure, panels = _panels(findings.cases, "Latency against load")
     for each, axes in zip(findings.cases, panels, strict=True):
         own = sorted(_valid(done, each.case), key=lambda one: one.rate)
+        calm = _up_to_capacity(each, axes, own)
         for name, label, colour, style in (
             ("latency_ms_p50", "p50", BLUE, "-"),
             ("latency_ms_p99", "p99", RED, "--"),
             ("latency_ms_p999", "p99.9", PURPLE, ":"),
         ):
-            _median_line(axes, own, _figure_of(name), color=colour, linestyle=style, label=label)
+            _median_line(axes, calm, _figure_of(name), color=colour, linestyle=style, label=label)
         for verdict, mark in ((Verdict.PASS, "o"), (Verdict.FAIL, "X")):
             at = [one for one in own if one.verdict is verdict]
             p99_ms = [one.everything.latency_ms_p99 for one in at]
@@ -264,13 +266,14 @@ def staleness(findings: Findings, done: Sequence[Record]) -> Figure:
     figure, panels = _panels(findings.cases, "Age of what is read, and of what is not yet stored")
     for each, axes in zip(findings.cases, panels, strict=True):
         own = sorted(_valid(done, each.case), key=lambda one: one.rate)
+        calm = _up_to_capacity(each, axes, own)
         for kind, colour in _READS:
             for name, what, style in (("p50", "median", "-"), ("max", "maximum", "--")):
                 value, label = _staleness_of(kind, name), f"{kind} read, {what}"
-                _median_line(axes, own, value, color=colour, linestyle=style, label=label)
+                _median_line(axes, calm, value, color=colour, linestyle=style, label=label)
         _median_line(
             axes,
-            own,
+            calm,
             lambda one: one.flush_age_ms_max or None,
             color=PURPLE,
             linestyle=":",
@@ -291,6 +294,16 @@ def _panels(cases: Sequence[Finding], title: str) -> tuple[Figure, list[Axes]]:
     figure.suptitle(title, weight="bold")
     made = figure.subplots(1, len(cases), sharey=True, squeeze=False)
     return figure, list(made[0])
+
+
+def _up_to_capacity(each: Finding, axes: Axes, own: Sequence[Record]) -> list[Record]:
+    """The trials through which lines are drawn: beyond the capacity neighbouring loads pass and
+    fail in turn. The panel shows where it lies."""
+    least, most = each.capacity.least, each.capacity.most
+    if least is None or most is None:
+        return list(own)
+    axes.axvspan(least, most, color="#eeeeee", label="capacity: range; the lines end there")
+    return [one for one in own if one.rate <= least]
 
 
 def _figure_of(name: str) -> Callable[[Record], float | None]:

@@ -26,8 +26,9 @@ _HEADERS = (
     "mode",
     "acknowledged when",
     "capacity",
-    "crashes, at orders/s",
-    "acknowledged orders lost by one: median (most)",
+    "crashes",
+    "killed at orders/s",
+    "acknowledged orders lost by a crash: median (most)",
 )
 
 
@@ -103,7 +104,8 @@ def _row(mode: Mode) -> tuple[str, ...]:
         mode.case,
         promise(mode.case),
         "–" if mode.carried is None else capacity_text(mode.carried),
-        f"{len(mode.crashes)}, {mode.orders_per_s:,}",
+        f"{len(mode.crashes)}",
+        f"{mode.orders_per_s:,}",
         f"{statistics.median(mode.lost):g} ({max(mode.lost)}){mode.verdict}",
     )
 
@@ -118,9 +120,11 @@ def chart(known: Sequence[Mode]) -> Figure:
     most = max((max(mode.lost) for mode in known), default=0)
     # Neighbours carry and lose about as much, so their words stand on different sides.
     sides = cycle((9, -9))
+    unknown = []
     for number, mode in enumerate(known):
         found = mode.carried
         if found is None or found.capacity.median is None:
+            unknown.append(mode.case)
             continue
         colour, at = COLOURS[number % len(COLOURS)], found.capacity.median
         span = [each for each in (found.capacity.least, found.capacity.most) if each is not None]
@@ -129,21 +133,25 @@ def chart(known: Sequence[Mode]) -> Figure:
         axes.plot(span, [middle] * len(span), color=colour)
         axes.plot(at, middle, "osD^vP"[number % 6], color=colour, markersize=8)
         aside = next(sides)
+        # Above the line of the range, or below where the dashes of others would lie behind them.
+        above = middle > 0
         axes.annotate(
             f"{mode.case}: {at:.0f} %, {middle:g} lost{mode.verdict}\n{promise(mode.case)}",
             (at, middle),
-            xytext=(aside, 4),  # above the line of the range
+            xytext=(aside, 4 if above else -4),
             textcoords="offset points",
             ha="right" if aside < 0 else "left",
-            va="bottom",
+            va="bottom" if above else "top",
             fontsize=8,
-            # The dashes of another mode may lie behind them.
             bbox={"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 0.5},
         )
     axes.set_xlim(0, 1.25 * axes.get_xlim()[1])  # room for the words of the last
-    axes.set_ylim(-0.08 * (most + 1), 1.25 * (most + 1))
+    axes.set_ylim(-0.2 * (most + 1), 1.25 * (most + 1))
+    axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= axes.get_ylim()[1]])
     axes.set_xlabel("capacity at p99 ≤ 50 ms, percent of B3")
     at_rate = f" at {known[0].orders_per_s:,} orders/s" if known else ""
     axes.set_ylabel(f"acknowledged orders lost by kill -9{at_rate}")
-    figure.supxlabel("mark: median; dashes: every crash; line: range of the capacity", fontsize=8)
+    left_out = f"; without a published capacity: {', '.join(unknown)}" if unknown else ""
+    words = f"mark: median; dashes: every crash; line: range of the capacity{left_out}"
+    figure.supxlabel(words, fontsize=8)
     return figure
