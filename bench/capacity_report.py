@@ -81,6 +81,7 @@ def capacity_table(cases: Sequence[Finding]) -> list[str]:
     headers = (
         "case",
         "capacity at p99 ≤ 50 ms",
+        "late there",
         "unstable from",
         "at p99 ≤ 10 ms",
         "requests/s",
@@ -91,6 +92,7 @@ def capacity_table(cases: Sequence[Finding]) -> list[str]:
         (
             each.case,
             capacity_text(each),
+            "–" if each.late is None else f"{each.late:.1%}",
             # Where the service was not the limit, no rate is known at which it is unstable.
             "–" if each.at_least else _range_text(each.unstable_from),
             tight_text(each),
@@ -198,9 +200,11 @@ def _doubt(one: Finding) -> str:
 def tight_text(one: Finding) -> str:
     """The capacity at 10 ms as far as the trials of the search say it."""
     above = one.tight_unstable_from
-    if one.tight.median is None:
+    if one.tight.most is None:
         return "–" if above.median is None else f"< {_range_text(above)}"
     ending = "" if above.median is None else f", unstable from {above.median:.0f} %"
+    if one.tight.median is None:  # most repeats have none
+        return f"none–{one.tight.most:.0f} %{ending}"
     return _range_text(one.tight) + ending
 
 

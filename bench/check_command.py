@@ -113,13 +113,12 @@ def read(path: Path) -> Baseline:
 def renew(run: Path, path: Path) -> None:
     """Write the baseline that a complete capacity run gives. Raises HarnessError."""
     try:
-        options, meta = read_options(run), _meta(run)
-        done = counted(options, trials.read(run))
+        options, meta, done = read_options(run), _meta(run), trials.read(run)
     except HarnessError as error:
         raise HarnessError(f"--renew: {error}") from None
     if meta.partial or meta.void:
         raise HarnessError(f"--renew: {run} is {'void' if meta.void else 'not complete'}")
-    standings = gate.standings(options, done, gate.halves(options, done))
+    standings = gate.standings(options, done, gate.halves(options, counted(options, done)))
     lacking = gate.unusable(standings)
     if lacking is not None:
         raise HarnessError(f"--renew: {run} makes no baseline: {lacking}")
@@ -156,6 +155,7 @@ def _run(asked: argparse.Namespace, baseline: Baseline, printer: Printer) -> Run
     try:
         options, meta = read_options(asked.resume), _meta(asked.resume)
         records.check_same_machine(asked.resume)
+        records.check_same_code(asked.resume)
         records.claim(asked.resume)
         run = Run(asked.resume, options, printer.say, printer.live)
     except HarnessError as error:

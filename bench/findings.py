@@ -49,16 +49,19 @@ class Point(msgspec.Struct, frozen=True):
 class Finding(msgspec.Struct, frozen=True):
     """One case. Rates are percent of B3, requests/s that much of the profile.
 
-    ``capacity`` runs over the repeats' largest stable rates, ``unstable_from`` over the smallest
-    rates above them that were not stable or, if ``at_least``, not valid either; ``tight`` and
-    ``tight_unstable_from`` are the same at 10 ms, by the passes and failures of the search. A
-    repeat whose search was broken off counts only where no other is. In ``repeats_confirmed`` of
-    the repeats, all where it is ``confirmed``, more trials said the same of both bounds (None in
-    findings from before 2026-11-28). ``of_null`` is the share of
-    the null server's capacity in the same repeat, ``of_null_range`` the same with its range, and
-    ``of_flush``, of a case with a log, that of the case without; none in findings from before
-    2026-11-27. Staleness, by kind of read the median of the trials' medians and the largest of all,
-    write-behind age and what the log did, the mean by repeat, are those at the capacity.
+    ``capacity`` runs over the repeats' largest stable rates, ``unstable_from`` over the
+    smallest rates above them that were not stable or, if ``at_least``, not valid either;
+    ``tight`` and ``tight_unstable_from`` are the same at 10 ms, by the passes and failures of
+    the search. A repeat whose search was broken off counts only where no other is. ``late`` is
+    the share of requests that were over the limit in all trials of the searches at the repeats'
+    capacities, those that failed among them (None in findings from before 2026-11-29). In
+    ``repeats_confirmed`` of the repeats, all where it is ``confirmed``, more trials said the
+    same of both bounds (None in findings from before 2026-11-28). ``of_null`` is the share of
+    the null server's capacity in the same repeat, ``of_null_range`` the same with its range,
+    and ``of_flush``, of a case with a log, that of the case without; none in findings from
+    before 2026-11-27. Staleness, by kind of read the median of the trials' medians and the
+    largest of all, write-behind age and what the log did, the mean by repeat, are those at the
+    capacity.
     """
 
     case: str
@@ -82,6 +85,7 @@ class Finding(msgspec.Struct, frozen=True):
     of_null_range: Range = NO_RANGE
     of_flush: Range = NO_RANGE
     repeats_confirmed: int | None = None
+    late: float | None = None
 
 
 class _Search(NamedTuple):
@@ -92,6 +96,9 @@ class _Search(NamedTuple):
     tight: tuple[float | None, float | None]
     null_low: float | None
     flush_low: float | None
+    # Requests over the limit, and all, in the trials of the search at its largest stable rate.
+    over: int
+    total: int
 
 
 class Findings(msgspec.Struct, frozen=True):
@@ -168,15 +175,22 @@ def _searches(options: Options, records: Sequence[Record], case: str) -> dict[in
     def low(other: str, repeat: int) -> float | None:
         return result_of(options, records, other, repeat).low
 
-    return {
-        repeat: _Search(
-            found=result_of(options, records, case, repeat),
+    def search(repeat: int) -> _Search:
+        found = result_of(options, records, case, repeat)
+        votes = search_votes(records, case, repeat)
+        at_low = [
+            vote for vote in votes if vote.rate == found.low and vote.verdict is not Verdict.INVALID
+        ]
+        return _Search(
+            found=found,
             tight=split(search_votes(records, case, repeat, tight=True)),
             null_low=low(NULL.label, repeat),
             flush_low=None if without_log == case else low(without_log, repeat),
+            over=sum(vote.over for vote in at_low),
+            total=sum(vote.total for vote in at_low),
         )
-        for repeat in _found_bounds(options, records, case)
-    }
+
+    return {repeat: search(repeat) for repeat in _found_bounds(options, records, case)}
 
 
 def _over(searches: Sequence[_Search], profile: str) -> dict[str, Any]:
@@ -184,6 +198,7 @@ def _over(searches: Sequence[_Search], profile: str) -> dict[str, Any]:
     capacity = _range([one.found.low for one in searches])
     of_null = _shares([(one.found.low, one.null_low) for one in searches])
     confirmed = sum(one.found.confirmed for one in searches)
+    total = sum(one.total for one in searches)
     per_percent = PROFILES[profile].requests_per_s / 100.0
     return {
         "repeats": len(searches),
@@ -192,6 +207,7 @@ def _over(searches: Sequence[_Search], profile: str) -> dict[str, Any]:
         "at_least": any(one.found.at_least for one in searches),
         "confirmed": confirmed == len(searches),
         "repeats_confirmed": confirmed,
+        "late": sum(one.over for one in searches) / total if total else None,
         "tight": _range([one.tight[0] for one in searches]),
         "tight_unstable_from": _range([one.tight[1] for one in searches], none=math.inf),
         "requests_per_s": None if capacity.median is None else capacity.median * per_percent,
@@ -278,7 +294,7 @@ def _knee(options: Options, case: str, by_repeat: Sequence[Sequence[Record]]) ->
         ),
         cpu_share=_mean_of(by_repeat, "cpu_share"),
         service_cores=1.0 if "service" in pins else float(processes),
-        shares_generator=bool(pins) and pins.get("generator") == pins.get("postgres"),
+        shares_generator="postgres" in pins and pins.get("generator") == pins["postgres"],
         busy=_mean(busy),
         loop_lag_ms_p99=_median([one.loop_lag_ms_p99 for one in at_knee]),
         pool_wait_ms_per_request=statistics.fmean(one.pool_wait_ms_per_request for one in at_knee),

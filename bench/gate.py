@@ -17,7 +17,7 @@ from typing import Annotated
 
 import msgspec
 
-from bench.agenda import HALF, Options
+from bench.agenda import HALF, Options, counted
 from bench.findings import Finding, found, result_of
 from bench.search import BRACKET_FACTOR, rounded
 from bench.service import NULL, VERSIONS
@@ -103,10 +103,10 @@ def standings(
     options: Options, records: Sequence[Record], halves: Mapping[str, float]
 ) -> dict[str, Standing]:
     """The standing of each that has its rate in ``halves``, as far as it was measured."""
-    findings = found(options, records)
+    findings, counting = found(options, records), counted(options, records)
     every = findings.cases if findings.null is None else [findings.null, *findings.cases]
     return {
-        each.case: _standing(each, halves[each.case], records)
+        each.case: _standing(each, halves[each.case], counting)
         for each in every
         if each.case in halves
     }

@@ -51,9 +51,13 @@ class Load:
     paces: dict[str, Pace]
 
     def cpu_us_per_request(self) -> dict[str, float]:
-        """By process, per measured request that was sent."""
-        per_s = self.finished.sent / self.finished.wall_s
-        return {name: 1e6 * share / per_s for name, share in self.cpu_share.items()}
+        """By process, for each request that was sent while its CPU was counted: that of the
+        generator in warm-up and load, that of the others in the measured part."""
+        length_s, sent_s = self.seen.end_s - self.seen.begin_s, self.samples.sent_s
+        measured = int(np.count_nonzero((sent_s >= 0.0) & (sent_s < length_s)))
+        whole_per_s, measured_per_s = self.finished.sent / self.finished.wall_s, measured / length_s
+        per_s = dict.fromkeys(self.cpu_share, measured_per_s) | {"generator": whole_per_s}
+        return {name: 1e6 * share / per_s[name] for name, share in self.cpu_share.items()}
 
 
 def drive(

@@ -89,6 +89,8 @@ class Seen:
     # The measured part of the schedule; whoever drives the load says when it is.
     begin_s: float = math.inf
     end_s: float = math.inf
+    # When a look that began after its end found all of it in the database.
+    flushed_s: float = math.inf
 
     def cpu_share(self) -> dict[str, float]:
         """CPU by process over the measured part, as a share of one core; empty if not known."""
@@ -111,8 +113,7 @@ class Seen:
 
     def flushed_after_s(self) -> float:
         """How long after the schedule all was in the database; infinite if that was not seen."""
-        after = [(at, health) for at, health in self.health if at >= self.end_s]
-        return next((at - self.end_s for at, health in after if health.flushed), math.inf)
+        return math.inf if self.flushed_s == math.inf else self.flushed_s - self.end_s
 
 
 @contextlib.contextmanager
@@ -179,6 +180,7 @@ class _Watcher:
                     health = await session.health()
                 self._seen.health.append((time.monotonic(), health))
                 if over and health.flushed:
+                    self._seen.flushed_s = time.monotonic()
                     return
             await asyncio.sleep(FLUSHED_LOOK_EVERY_S if over else HEALTH_EVERY_S)
 

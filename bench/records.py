@@ -174,6 +174,21 @@ def check_same_machine(directory: Path) -> None:
         )
 
 
+def check_same_code(directory: Path) -> None:
+    """Raise HarnessError unless all of a run was measured with what is checked out here."""
+    begun, now = _begun(directory), git_revision()
+    if "git" in begun and (begun["git"] != now or is_mixed(begun)):
+        raise HarnessError(
+            f"{directory}: was begun at {begun['git']}, this is {now}: its trials are of other "
+            "code; begin a new run"
+        )
+
+
+def is_mixed(meta: dict[str, Any]) -> bool:
+    """Whether a part of a run was measured with other code, packages or Python than its start."""
+    return any(name in each for each in _resumes(meta) for name in _OF_THE_START)
+
+
 def claim(directory: Path) -> None:
     """Keep every other process from measuring into a run, for as long as this one lives.
 

@@ -9,7 +9,7 @@ import msgspec
 from bench import capacity_report, crash
 from bench.capacity import LAYOUT
 from bench.findings import Findings
-from bench.records import DEFAULT_DIRECTORY, is_commit, read_meta, read_summaries
+from bench.records import DEFAULT_DIRECTORY, is_commit, is_mixed, read_meta, read_summaries
 from bench.report import milliseconds
 from bench.service import ROOT, VERSIONS
 from bench.trial import Summary
@@ -17,6 +17,8 @@ from bench.trial import Summary
 BEGIN, END = "<!-- measured: python -m bench tables -->", "<!-- /measured -->"
 PUBLISHED, AVERAGE = "publish", "average"
 REPEATS_MIN = 3
+_SAME_PRODUCT = ("git", "machine", "python", "packages")
+_SAME_WAY = ("pins", "generators")  # of the options
 CHART = "capacity"  # of all runs that are published together
 # Which cases a README shows.
 READMES = {
@@ -68,17 +70,20 @@ def newest_published(results: Path = DEFAULT_DIRECTORY) -> Path | None:
 def published_with(run: Path) -> list[Path]:
     """A run, and if it is published those of the same product and machine before it, oldest first.
 
-    They measured one thing in different hours. What was not committed is like nothing else.
+    They measured one thing in the same way in different hours. What was not committed, or not all
+    at one commit, is like nothing else.
     """
     own = read_meta(run)
-    if not _is_published(own) or not is_commit(own["git"]):
+    if not _is_published(own) or not is_commit(own["git"]) or is_mixed(own):
         return [run]
     return [
         each
         for each, conditions in _runs(run.parent)
         if each.name <= run.name
         and _is_published(conditions)
-        and all(conditions[name] == own[name] for name in ("git", "machine", "python"))
+        and not is_mixed(conditions)
+        and all(conditions.get(name) == own.get(name) for name in _SAME_PRODUCT)
+        and all(conditions["options"][name] == own["options"][name] for name in _SAME_WAY)
     ]
 
 

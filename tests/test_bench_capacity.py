@@ -280,7 +280,34 @@ def test_a_repeat_in_which_nothing_passed_is_the_least_of_the_range_and_not_left
         (3, 1120.0, failed, failed),
     )
     assert twice.tight.median is None
-    assert tight_text(twice) == "< 1000 % (1000–1020)"
+    assert tight_text(twice) == "none–1000 %, unstable from 1000 %"
+    never = searched_in_three_repeats((1, 1000.0, passed, failed), (1, 1020.0, failed, failed))
+    assert tight_text(never) == "< 1000 %"
+
+
+def test_what_failed_at_a_capacity_is_said_beside_it() -> None:
+    one = a_trial(case="v3", total=1000)
+    bad = replace(one, verdict=Verdict.FAIL, over=400)
+    above = replace(one, rate=102.0, verdict=Verdict.FAIL, over=900)
+    done = [*[replace(one, rate=100.0, over=2)] * 3, *[replace(bad, rate=100.0)] * 2, *[above] * 3]
+    [finding] = found(Options(["v3"], "publish", "average", 1, {}, 1), done).cases
+    assert (finding.capacity.median, finding.confirmed) == (100.0, True)
+    assert finding.late == (3 * 2 + 2 * 400) / 5000
+    assert "16.1%" in capacity_table([finding])[2]
+
+
+@pytest.mark.parametrize(
+    ("pins", "limited"),
+    [({"service": 0, "generator": 1, "postgres": 1}, True), ({"service": 0}, False), ({}, False)],
+)
+def test_only_a_generator_that_is_pinned_to_its_core_takes_cpu_from_postgresql(
+    pins: dict[str, int], limited: bool
+) -> None:
+    shares = {"service": 0.6, "postgres backends": 0.5, "generator": 0.4}
+    one = a_trial(case="v3", cpu_share=shares)
+    [finding] = found(Options(["v3"], "quick", "average", 1, pins, 1), [one]).cases
+    assert finding.limit is not None
+    assert finding.limit.exhausted is limited
 
 
 def test_a_rate_that_only_the_generator_could_not_reach_is_not_called_unstable() -> None:
@@ -290,7 +317,7 @@ def test_a_rate_that_only_the_generator_could_not_reach_is_not_called_unstable()
         finding = searched_in_three_repeats(passed, *[(1, 1020.0, above, above)] * 2)
         assert finding.at_least == (above is Verdict.INVALID)
         _, _, row = capacity_table([finding])
-        assert [cell.strip() for cell in row.strip("|").split("|")][2] == unstable_from
+        assert [cell.strip() for cell in row.strip("|").split("|")][3] == unstable_from
 
 
 def test_a_capacity_is_at_least_so_much_where_one_repeat_could_not_see_its_end() -> None:

@@ -139,6 +139,8 @@ SEARCHED = {
     "profile": "average",
     "cases": ["v1", "v2", "v3", "v3-wal"],
     "repeats": 3,
+    "pins": {"service": 0, "generator": 1, "postgres": 1},
+    "generators": 1,
 }
 
 
@@ -146,6 +148,7 @@ PUBLISHED_RUN = {
     "git": "1234567",
     "machine": {"cores": 2},
     "python": "3.11.7",
+    "packages": {"aiohttp": "3.14.0"},
     "layout": LAYOUT,
     "mode": {"name": "publish"},
     "options": SEARCHED,
@@ -181,6 +184,11 @@ def test_only_a_whole_search_of_all_cases_on_the_average_day_is_published(
         ({"git": "1234567-dirty"}, False),
         ({"machine": {"cores": 4}}, False),
         ({"python": "3.14.0"}, False),
+        ({"packages": {"aiohttp": "3.14.1"}}, False),
+        ({"options": SEARCHED | {"pins": {}}}, False),
+        ({"options": SEARCHED | {"generators": 2}}, False),
+        ({"resumes": [{"at": "2026-01-01T01:00:00Z"}]}, True),
+        ({"resumes": [{"at": "2026-01-01T01:00:00Z", "git": "7654321"}]}, False),
         ({"partial": True}, False),
         ({"mode": {"name": "default"}}, False),
     ],

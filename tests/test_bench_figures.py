@@ -9,9 +9,25 @@ from msgspec.structs import replace
 
 from bench import outcomes
 from bench.figures import STARVED_MAX, Samples, generator_health, percentile
-from bench.spec import SENT_AT_ONCE, WAITED_FOR_CONNECTION, WAITED_FOR_TARGET, Finished
+from bench.load import Load
+from bench.observe import Seen
+from bench.spec import SENT_AT_ONCE, WAITED_FOR_CONNECTION, WAITED_FOR_TARGET, Finished, Started
 from bench.traffic import Kind
 from bench.trial import judgeable
+
+FINISHED = Finished(
+    sent=0,
+    cpu_s=0.1,
+    cpu_share=0.1,
+    wall_s=1.0,
+    connections=4,
+    connections_exhausted=False,
+    complete=True,
+    steal=0.0,
+    queued_s=0.0,
+    nice=0,
+    realtime=False,
+)
 
 
 @pytest.mark.parametrize(
@@ -75,17 +91,23 @@ def test_what_was_never_sent_is_the_generators_fault_if_it_had_no_connection_lef
         outcome=np.full(count, outcomes.TIMEOUT),
         waited=np.full(count, waited),
     )
-    finished = Finished(
-        sent=0,
-        cpu_s=0.1,
-        cpu_share=0.1,
-        wall_s=1.0,
-        connections=4,
-        connections_exhausted=exhausted,
-        complete=True,
-        steal=0.0,
-        queued_s=0.0,
-        nice=0,
-        realtime=False,
-    )
+    finished = replace(FINISHED, connections_exhausted=exhausted)
     assert generator_health(samples, finished, 1.0).not_sent == not_sent
+
+
+def test_cpu_is_that_of_what_was_sent_while_it_was_counted() -> None:
+    """Ten requests in 2 s of warm-up, a hundred in 4 s of load, as where the load rises."""
+    sent_s = np.concatenate([np.linspace(-2.0, -0.1, 10), np.linspace(0.0, 3.9, 100)])
+    kind = np.full(110, Kind.BOOK)
+    load = Load(
+        Samples(sent_s, sent_s, sent_s, kind, np.full(110, 200), np.zeros(110, int)),
+        order_ids=[],
+        remaining=np.full(110, -1),
+        offered=110,
+        started=Started(0.0, 0.0),
+        finished=replace(FINISHED, sent=110, wall_s=6.0),
+        seen=Seen(begin_s=2.0, end_s=6.0),
+        cpu_share={"service": 0.5, "generator": 0.11},
+        paces={},
+    )
+    assert load.cpu_us_per_request() == pytest.approx({"service": 20_000.0, "generator": 6_000.0})

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from bench import agenda, capacity, capacity_charts, capacity_report, pace, service, trials
+from bench import agenda, capacity, capacity_charts, capacity_report, gate, pace, service, trials
 from bench.agenda import Options, bounds_found, counted, next_task, slowed
 from bench.capacity import Run
 from bench.exchange_client import HarnessError
@@ -25,6 +25,7 @@ from bench.verdict import Verdict
 
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [None]
 PUBLISH = Options(["v3"], "publish", "average", 1, {}, 1)
+QUICK = structs.replace(PUBLISH, mode="quick")
 FAST = {"0": Pace(50.0, 51.0), "1": Pace(49.5, 51.0)}
 SLOW = {"0": Pace(49.5, 51.0), "1": Pace(32.0, 33.0)}
 
@@ -233,6 +234,19 @@ def test_the_charts_are_of_the_trials_that_the_report_counts(
     capacity_charts.figures(tmp_path)
     assert drawn == [capacity_report.write(tmp_path)]
     assert drawn[0].cases[0].trials == 9
+
+
+def test_the_gate_counts_the_trials_that_the_report_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mode = structs.replace(agenda.MODES["quick"], pace_min=0.95)
+    monkeypatch.setitem(agenda.MODES, "quick", mode)
+    near, best, slow = Pace(91.8, 96.0), Pace(100.0, 100.0), Pace(50.0, 50.0)
+    paces = [near] * 4 + [best] * 5 + [slow] * 2
+    done = numbered(*(at(100.0, {"any": each}) for each in paces))
+    measured = gate.standings(QUICK, done, {"v3": 100.0})
+    assert len(measured["v3"].cpu_us) == 9
+    assert measured["v3"].capacity == found(QUICK, done).cases[0].capacity.median
 
 
 def complete(case: str, low: float) -> list[Record]:

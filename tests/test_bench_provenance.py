@@ -64,7 +64,16 @@ def a_check(directory: Path) -> Resume:
 KINDS = pytest.mark.parametrize("made", [a_capacity_run, a_sensitivity_run, a_check])
 
 
-@KINDS
+def test_a_check_does_not_go_on_with_other_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resume = a_check(tmp_path / "run")
+    changed(tmp_path / "run", {"git": "1234567"})
+    assert resume(tmp_path / "run") == 3
+    assert "was begun at 1234567" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("made", [a_capacity_run, a_sensitivity_run])
 def test_a_resumed_run_names_its_start_and_each_resume(
     made: Callable[[Path], Resume], tmp_path: Path
 ) -> None:

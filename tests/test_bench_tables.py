@@ -90,7 +90,7 @@ def test_a_loss_against_a_promise_is_shown_and_marked_until_a_newer_run_has_none
     def rows() -> dict[str, str]:
         shown = measured(["v3"], ROOT / "README.md", tmp_path).splitlines()
         cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in shown]
-        return {row[0]: row[-1] for row in cells if row[0] in ("v3", "v3-wal") and len(row) == 5}
+        return {row[0]: row[-1] for row in cells if row[0] in ("v3", "v3-wal") and len(row) == 6}
 
     killed(tmp_path, "20270101T000000Z_a", 0)
     killed(tmp_path, "20270102T000000Z_b", 3, "v3-wal: lost 3 orders and 0 cancels")
