@@ -1,9 +1,9 @@
 """An aiohttp application that does nothing: ``python -m bench.null_server PORT``.
 
-It has the routes of the exchange, reads each body and gives a fixed reply, so its capacity is the
-most that an aiohttp application can have on this machine. Only the ids of orders differ, because
-the generator asks for them again. The cases answer below that level (common/connection.py), so one
-of them may have more.
+It has the routes of the exchange, reads each body and gives a fixed reply: what an aiohttp
+application can carry on this machine that does nothing. Only the ids of orders differ, because the
+generator asks for them again. The cases answer plain requests below that level
+(common/connection.py), so it is a yardstick for them and no ceiling.
 
 With ``--bare`` it is no application at all: it answers whatever arrives, one reply for each
 request, without reading it. That is faster than the generator and shows what the generator can do.

@@ -158,7 +158,35 @@ def _capacities(run: Path, versions: Sequence[str], way: str) -> list[str]:
         *(_by_run(runs) if not way else []),
         *_limit_of_database(findings, run.parent, way),
         *_losses(every, run.parent, versions, way),
+        *(_index(run.parent) if not way else []),
     ]
+
+
+def _index(results: Path) -> list[str]:
+    """Every record that is kept, with the command that made it."""
+    rows = [
+        (
+            f"[{run.name}]({run.name}/{_record_of(run)})",
+            f"`{conditions['command'].removeprefix('python ')}`",
+            ", ".join(_doubts(conditions)) or "–",
+        )
+        for run, conditions in _runs(results)
+    ]
+    headers = ("| run | python | state |", "|---|---|---|")
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return ["", f"All {len(rows)} that are kept, oldest first:", "", *headers, *lines]
+
+
+def _record_of(run: Path) -> str:
+    """What to read of it: its report, or the figures of one that has none."""
+    figures = sorted(file.name for file in run.glob("*.json") if file.name != "meta.json")
+    names = [capacity_report.REPORT, *figures, "meta.json"]
+    return next(name for name in names if (run / name).exists())
+
+
+def _doubts(conditions: dict[str, Any]) -> list[str]:
+    words = {"partial": "not complete", "void": "an audit failed"}
+    return [text for name, text in words.items() if conditions.get(name)]
 
 
 def _of_repeats(runs: Sequence[Path], way: str) -> str:

@@ -16,7 +16,7 @@ from .exchange import Exchange
 
 log = logging.getLogger(__name__)
 
-# Nothing is kept between two requests, so any number of processes can serve them.
+# Nothing is kept between two requests, so several processes can serve them.
 STATELESS = True
 SWEEP_INTERVAL_S = 0.1
 

@@ -146,7 +146,8 @@ class Exchange:
         await self._database.retried(self._database.commit, *state.empty_everything(None))
 
     async def _submit(self, key_hash: bytes, new_order: NewOrder) -> Receipt:
-        """One transaction of two round trips, or more when an order meets very many makers."""
+        """One transaction of two round trips, one more with a ``client_order_id``, and one more
+        each time that an order has used up all the makers that were read for it."""
         async with self._database.transaction() as transaction:
             if new_order.client_order_id is not None:
                 earlier = await self._earlier(transaction, key_hash, new_order.client_order_id)

@@ -1,7 +1,7 @@
 """Match in memory, read from the database.
 
-An order is matched in the book and queued for the next flush, and the reply leaves at once. Every
-read is a statement, and sees what has been flushed.
+An order is matched in the book and queued for the next flush, and the reply leaves at once, or with
+a log when its record is on disk. Every read is a statement, and sees what has been flushed.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Everything in memory; the database only keeps.
 
 An order is matched in the book, recorded in the ledger and queued for the next flush, and the
-reply leaves at once. Every read is answered from memory.
+reply leaves at once, or with a log when its record is on disk. Every read is answered from memory.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """What has come of the matching, in memory: orders, balances and prices, ready to be read.
 
-Orders that are closed leave the ledger once they are in the database and older than a bound, or
-more than another; from then on the database alone knows them.
+Orders that are closed leave the ledger once they are in the database and have been closed for too
+long, or are too many; from then on the database alone knows them.
 """
 
 from bisect import bisect_left
@@ -20,7 +20,8 @@ EVICTED_MAX = 1000
 
 @dataclass(slots=True)
 class _History:
-    """The orders of one broker: all ids ever kept, ascending, and which of them are open."""
+    """The orders of one broker: their ids, ascending, up to half of which have left the ledger, and
+    which of them are open."""
 
     ids: list[int] = field(default_factory=list)
     evicted: int = 0

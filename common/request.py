@@ -1,8 +1,9 @@
 """A request, as a service needs it, and a short way to most of them.
 
 aiohttp's parser makes some thirty objects for a request: a mapping of its headers, a URL, a stream
-for its body. Nearly all requests are one piece that a regular expression knows as a whole, for less
-than half of that. It knows only what can be read in one way; whatever else comes is aiohttp's.
+for its body. Nearly all requests are one piece that a regular expression matches as a whole, at
+less than half the cost. It matches only what can be read in one way; whatever else comes is
+aiohttp's.
 """
 
 import re

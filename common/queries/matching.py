@@ -44,9 +44,10 @@ EARLIER_ORDER = compiled(
     )
 )
 
-# Whoever changes the book of a symbol holds its lock. Locking the rows that were found is not
-# enough: of two orders that cross each other and come at once, neither would see the other's row,
-# and both would rest.
+# Whoever matches in the book of a symbol holds its lock; a cancel and the sweep lock only the rows
+# that they close. To an order the rows that it finds are not enough: of two that cross each other
+# and come at once, neither would see the other's row, and both would rest.
+#
 # What an order is stamped with once it holds the lock: whose it is, its place, and the time. The
 # columns of a row are evaluated in their order.
 ACCEPT = compiled(
