@@ -139,8 +139,8 @@ class Exchange:
         )
 
     async def trade_count(self) -> int:
-        rows = await self._database.rows(market_data.COUNT_TRADES)
-        return int(rows[0][0])
+        [[count]] = await self._database.unhurried(market_data.COUNT_TRADES)
+        return int(count)
 
     async def reset(self) -> None:
         await self._database.retried(self._database.commit, *state.empty_everything(None))

@@ -101,6 +101,7 @@ class Exchange:
             self._close(order, sequence, now_us)
 
     async def order(self, key_hash: bytes, order_id: int) -> OrderDetail:
+        self._brokers.of(key_hash)
         await self._writer.until_stored(order_id)
         broker, rows = await self._ask(
             key_hash,
@@ -158,8 +159,8 @@ class Exchange:
         )
 
     async def trade_count(self) -> int:
-        rows = await self._database.rows(market_data.COUNT_TRADES)
-        return int(rows[0][0])
+        [[count]] = await self._database.unhurried(market_data.COUNT_TRADES)
+        return int(count)
 
     async def reset(self) -> None:
         async with self._writer.emptied(

@@ -99,6 +99,8 @@ class Api:
             "lingering_time": float(self._settings.client_patience_s),
             # Bodies of 16 KiB need no compression, and what is not unpacked is no bomb.
             "auto_decompress": False,
+            # So much at most is read of a body before anybody wants it.
+            "read_bufsize": BODY_MAX_BYTES,
         }
         return Server(
             self,
@@ -167,7 +169,8 @@ class Api:
                 if request.transport is not None:
                     request.transport.abort()  # nobody knows what became of it, as after a crash
                 raise
-        reply.closes = self._stopping
+        # Of an upgrade that it does not know aiohttp drops what came behind it.
+        reply.closes = self._stopping or request._message.upgrade
         return Response(reply)
 
     async def answer(self, request: Request, body_of: BodyOf | None = None) -> Reply:

@@ -20,7 +20,7 @@ from typing import Any, cast
 from aiohttp import HttpVersion11, web
 from aiohttp.http import RawRequestMessage
 
-from common.reply import CLOSE, Reply
+from common.reply import CLOSE, Reply, Response
 from common.request import BODY_MAX_BYTES, Request, path_asked, request_of, whole_request
 
 LOOK_AT_CLIENTS_S = 0.25
@@ -38,10 +38,8 @@ _TOO_MUCH = b'{"code":"overloaded","detail":"more requests come than can be answ
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n"
 _OVERLOADED = _prebuilt(_BUSY, _TOO_MUCH)
 _TURNED_AWAY = _prebuilt(_BUSY + CLOSE, _TOO_MUCH)
-_NO_HTTP = _prebuilt(
-    b"HTTP/1.1 400 Bad Request\r\n" + CLOSE,
-    b'{"code":"malformed_request","detail":"these bytes are no request of HTTP/1.1"}',
-)
+_NO_HTTP_SAID = b'{"code":"malformed_request","detail":"these bytes are no request of HTTP/1.1"}'
+_NO_HTTP = _prebuilt(b"HTTP/1.1 400 Bad Request\r\n" + CLOSE, _NO_HTTP_SAID)
 # With more than a thousand connections ready, libuv may read from them again and again, for
 # seconds, before anything else of the event loop runs, the flush among it. After so many answers
 # the rest of the loop is asked to run; after twice as many it goes first.
@@ -120,8 +118,8 @@ class Connection(web.RequestHandler):
     its parser holds nothing of the next one. When it has ``_ended`` its client sends no more."""
 
     __slots__ = (
-        "_answer", "_arriving_s", "_between", "_busy", "_ended", "_held", "_mixed", "_server",
-        "_task", "_unread_s",
+        "_answer", "_arriving_s", "_between", "_busy", "_ended", "_held", "_leaving", "_mixed",
+        "_server", "_task", "_unread_s",
     )  # fmt: skip
 
     def __init__(
@@ -141,6 +139,8 @@ class Connection(web.RequestHandler):
         self._task: asyncio.Task[None] | None = None
         # The reply that waits until what it says is durable.
         self._held: Reply | None = None
+        # The transport that closes when all that it still has to send has been read.
+        self._leaving: asyncio.Transport | None = None
         # Since when a request has been arriving, and a reply has been waiting to be read.
         self._arriving_s: float | None = None
         self._unread_s: float | None = None
@@ -154,8 +154,14 @@ class Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
+        self._leaving = None
         # Their bodies hold the connection. Who has gone before aiohttp's task began leaves some.
         self._messages.clear()
+
+    def force_close(self) -> None:
+        """Close it. aiohttp forgets the transport, of which much may not have been read yet."""
+        self._leaving = self.transport or self._leaving
+        super().force_close()
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Nothing more will come. What has come whole is answered, then the connection closes."""
@@ -204,14 +210,18 @@ class Connection(web.RequestHandler):
 
     def drop_if_slow(self, since_s: float) -> None:
         """Close it if its request or its reply has been on the way since before then."""
-        transport = self.transport
+        transport = self.transport or self._leaving
         if transport is None:
             return
         if self._unread_s is None and transport.is_closing():
             self._unread_s = self._loop.time()  # it closes when the rest has been read
         if self._unread_s is not None and self._unread_s < since_s:
             transport.abort()
-        elif self._arriving_s is not None and self._arriving_s < since_s:
+        elif (
+            self._arriving_s is not None
+            and self._arriving_s < since_s
+            and not transport.is_closing()
+        ):
             transport.write(_TOO_SLOW)
             self.force_close()
 
@@ -348,6 +358,21 @@ class Connection(web.RequestHandler):
         if self.transport is not None:
             self.transport.write(_NO_HTTP)
         self.force_close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The reply to what is no HTTP behind a request that aiohttp is at work on, and to an error
+        of ours there. aiohttp's own names versions, and shows what was sent."""
+        if status != 400:
+            return super().handle_error(request, status, exc, message)
+        reply = Reply(_NO_HTTP_SAID, status)
+        reply.closes = True
+        return Response(reply)
 
     def _leave_to_aiohttp(self) -> None:
         self._mixed = True

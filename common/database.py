@@ -38,6 +38,12 @@ PLANNING = (
     "enable_mergejoin=off",
     "enable_memoize=off",
 )
+_NETWORK = (
+    f"tcp_user_timeout={NETWORK_PATIENCE_S * 1000}",
+    f"tcp_keepalives_idle={NETWORK_PATIENCE_S // 2}",
+    f"tcp_keepalives_interval={NETWORK_PATIENCE_S // 6}",
+    "tcp_keepalives_count=3",
+)
 TRIES = 10
 # The lock that keeps apart who must not change the same books; ``common/writer.py`` takes it alone.
 WRITER_LOCK = "hashtext('exchange writer')"
@@ -130,13 +136,14 @@ def conninfo(url: str) -> str:
         url,
         connect_timeout=CONNECT_TIMEOUT_S,
         client_encoding="UTF8",
-        # A server may take long to answer; a network that has swallowed it is noticed in time.
+        # A server may take long to answer; a network that has swallowed it is noticed in time, by
+        # both sides: a session that the server believes in keeps its locks.
         tcp_user_timeout=NETWORK_PATIENCE_S * 1000,
         keepalives_idle=NETWORK_PATIENCE_S // 2,
         keepalives_interval=NETWORK_PATIENCE_S // 6,
         keepalives_count=3,
         application_name="exchange",
-        options=" ".join(f"-c {setting}" for setting in ("timezone=UTC", *PLANNING)),
+        options=" ".join(f"-c {setting}" for setting in ("timezone=UTC", *_NETWORK, *PLANNING)),
     )
 
 
@@ -227,6 +234,19 @@ class Database:
     async def rows(self, statement: Statement, parameters: Parameters | None = None) -> list[Row]:
         """All that one read finds. Raises Unavailable, Conflict."""
         [rows] = await self.together((statement, parameters or {}))
+        return rows
+
+    async def unhurried(
+        self, statement: Statement, parameters: Parameters | None = None
+    ) -> list[Row]:
+        """The same for a read of all history, which takes as long as it takes. It has a connection
+        of its own. Raises Unavailable."""
+        with _our_errors():
+            channel = await self._connect()
+            try:
+                [rows] = await channel.finish((statement, parameters or {}))
+            finally:
+                channel.close()
         return rows
 
     async def parts(self, statement: Statement) -> AsyncGenerator[list[Row], None]:

@@ -24,7 +24,7 @@ async def stored_page(
     if query.status is not None or query.symbol is not None:
         # Asked first, so that what comes or is closed meanwhile changes nothing of the range.
         _, ends = await ask(key_hash, own_orders.PAGE_END[query.status], parameters)
-        until_id = ends[0][0].int if ends else 0
+        until_id = ends[0][0].int if len(ends) > 1 else 0
     parameters["until_id"] = uuid_of(until_id)
     _, rows = await ask(key_hash, own_orders.OWN_ORDERS[query.status], parameters)
     return [detail for _, detail in own_orders.details_of(rows)], until_id

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 async def load_brokers(database: Database) -> Brokers:
     """All brokers."""
     brokers = Brokers()
-    for row in await database.rows(startup.ALL_BROKERS):
+    for row in await database.unhurried(startup.ALL_BROKERS):
         brokers.add(accounts.broker_of(row))
     return brokers
 
@@ -64,7 +64,8 @@ async def load_retries(
     database: Database, retries: Retries, kept: Mapping[int, Order], since_us: int
 ) -> None:
     """The orders since then that can be sent again; those that are ``kept`` by id stay the same."""
-    for row in await database.rows(startup.CLIENT_ORDERS_SINCE, {"since": to_datetime(since_us)}):
+    since = {"since": to_datetime(since_us)}
+    for row in await database.unhurried(startup.CLIENT_ORDERS_SINCE, since):
         stored = earlier_order_of(row)
         order = kept.get(stored.id, stored)
         order.client_order_id = row[-1]
@@ -75,11 +76,11 @@ async def load_ledger(database: Database, ledger: Ledger, engine: Engine) -> Non
     """The open orders, all balances, the last trade prices of each symbol."""
     for order in sorted(engine.resting(), key=attrgetter("id")):
         ledger.add(order)
-    for broker_id, cash in await database.rows(startup.BROKER_BALANCES):
+    for broker_id, cash in await database.unhurried(startup.BROKER_BALANCES):
         ledger.balances[broker_id.int] = int(cash)
-    for symbol, price in await database.rows(startup.RECENT_PRICES):
+    for symbol, price in await database.unhurried(startup.RECENT_PRICES):
         ledger.prices_of(symbol).append(price)
     newest_closed = await database.row(startup.NEWEST_CLOSED_ID)
     ledger.evicted_until_id = newest_closed[0].int if newest_closed else 0
-    count = await database.row(market_data.COUNT_TRADES)
-    ledger.trade_count = int(count[0]) if count else 0
+    [[count]] = await database.unhurried(market_data.COUNT_TRADES)
+    ledger.trade_count = int(count)

@@ -89,14 +89,22 @@ def database_of(settings: Settings) -> Iterator[str]:
         yield postgres.url
 
 
+def check_free(settings: Settings) -> None:
+    """Raise StartError if the port is taken: once it is shared, nothing else would say so."""
+    try:
+        [family, *_, address], *_ = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise cannot_serve(settings, error) from None
+
+
 def serve_from_many(settings: Settings, database_url: str) -> None:
     """Run as many processes as were asked for on one port. Raises StartError."""
-    with socket.socket() as probe:  # once the port is shared, nothing would say that it is taken
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.host, settings.port))
-        except OSError as error:
-            raise cannot_serve(settings, error) from None
+    check_free(settings)
     own = {
         "EXCHANGE_DATABASE_URL": database_url,
         "EXCHANGE_PROCESSES": "1",

@@ -2,11 +2,13 @@
 
 import gzip
 import json
+import re
+import socket
 from contextlib import closing
 from urllib.parse import unquote
 
 import pytest
-from client import Broker, Client, Reply, Service, eventually, order_body, send
+from client import HOST, PATIENCE_S, Broker, Client, Reply, Service, eventually, order_body, send
 
 BODY_MAX_BYTES = 16 * 1024
 
@@ -19,6 +21,13 @@ def alice(used_service: Service) -> Broker:
 @pytest.fixture
 def client(used_service: Service) -> Client:
     return used_service.client
+
+
+def http_order(broker: Broker, headers: str = "") -> bytes:
+    """POST /orders as it goes over the wire; each header ends a line."""
+    body = json.dumps(order_body()).encode()
+    own = f"Host: x\r\nAuthorization: Bearer {broker.key}\r\nContent-Length: {len(body)}\r\n"
+    return f"POST /orders HTTP/1.1\r\n{own}{headers}\r\n".encode() + body
 
 
 def assert_refused(reply: Reply, status: int, *words: str) -> None:
@@ -565,6 +574,33 @@ def test_bytes_that_are_no_http_are_400(client: Client) -> None:
         assert reply.split()[1] == b"400"
         assert b'{"code":"malformed_request"' in reply
     assert client.request("GET", "/health").status == 200
+
+
+def test_bytes_that_are_no_http_behind_an_unfinished_request_are_400(alice: Broker) -> None:
+    """aiohttp is at work on the first by then; its own reply would repeat what was sent."""
+    head = f"POST /orders HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {alice.key}\r\n"
+    with socket.create_connection((HOST, alice.client.port), timeout=PATIENCE_S) as client:
+        client.sendall(head.encode() + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n")
+        assert alice.client.request("GET", "/health").status == 200  # so that it came by itself
+        client.sendall(b"0\r\n\r\nGET / HTTP/1.1\r\nAuthorization : Bearer SECRET\r\n\r\n")
+        said = b"".join(iter(lambda: client.recv(65536), b""))
+    assert re.findall(rb"HTTP/1.1 (\d+)", said) == [b"422", b"400"]
+    assert b'{"code":"malformed_request"' in said
+    assert b"SECRET" not in said
+    assert b"Server:" not in said
+
+
+def test_what_comes_behind_an_upgrade_that_nobody_knows_is_not_taken_for_answered(
+    alice: Broker,
+) -> None:
+    orders = [
+        http_order(alice, "Connection: Upgrade\r\nUpgrade: h2c\r\n"),
+        *[http_order(alice) for _ in range(3)],
+    ]
+    said = alice.client.raw(b"".join(orders))
+    assert re.findall(rb"HTTP/1.1 (\d+)", said) == [b"201"]
+    assert b"\r\nConnection: close\r\n" in said
+    assert len(alice.listed()) == 1
 
 
 # ---- what a refusal does not do ----

@@ -1,15 +1,19 @@
 """What finds very many rows brings them in parts."""
 
+import asyncio
 from contextlib import aclosing
 from itertools import chain
 
 import psycopg
+import pytest
 import uvloop
 from client import eventually
 from conftest import NewDatabase
 
+from common import pool
 from common.channel import Statement
 from common.database import PART, Database, prepare_schema
+from common.errors import Unavailable
 
 
 def numbers(until: int) -> Statement:
@@ -34,6 +38,24 @@ def test_many_rows_come_in_parts_and_in_their_order(new_database: NewDatabase) -
             assert await parts_of(database, numbers(1)) == [[1]]
 
     uvloop.run(read())
+
+
+def test_a_read_of_all_history_is_not_cut_off_however_long_it_takes(
+    new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "ANSWER_PATIENCE_S", 0.1)
+    monkeypatch.setattr(pool, "LOOK_AGAIN_S", 0.05)
+    slow = Statement("SELECT 1 FROM pg_sleep(0.5)", (), b"")
+
+    async def both(url: str) -> None:
+        async with Database(url, pool_size=1, pool_wait_ms=1000).opened() as database:
+            assert await database.unhurried(slow) == [(1,)]
+            with pytest.raises(Unavailable):
+                await database.rows(slow)
+
+    url = new_database()
+    prepare_schema(url)
+    asyncio.run(both(url))
 
 
 def test_who_stops_reading_leaves_no_connection_behind(new_database: NewDatabase) -> None:

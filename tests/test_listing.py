@@ -10,7 +10,7 @@ from conftest import NewDatabase
 from common.channel import Parameters, Row, Statement
 from common.database import Database, prepare_schema
 from common.listing import stored_page
-from common.model import LOOKED_AT_MAX, Broker, OrderQuery
+from common.model import LOOKED_AT_MAX, Broker, OrderPage, OrderQuery
 from common.queries import accounts
 from common.views import page_of
 
@@ -47,6 +47,33 @@ def test_no_order_is_passed_over_whatever_changes_between_two_statements(
         connection.execute(FILL.encode())
         shown = asyncio.run(listed(url, connection, change, status))
     assert shown == [1]
+
+
+@pytest.mark.parametrize(("count", "follows"), [(LOOKED_AT_MAX, False), (LOOKED_AT_MAX + 1, True)])
+@pytest.mark.parametrize("status", ["open", "closed", None])
+def test_a_page_that_has_looked_at_all_names_no_next_one(
+    new_database: NewDatabase, status: str | None, count: int, follows: bool
+) -> None:
+    url = new_database()
+    prepare_schema(url)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(FILL.encode())
+        connection.execute("DELETE FROM orders WHERE sequence > %s", [count])
+    query = OrderQuery(status, "ABEV3", 5, BEFORE_ALL)  # type: ignore[arg-type]
+
+    async def page() -> OrderPage:
+        async with Database(url, pool_size=1, pool_wait_ms=1000).opened() as database:
+
+            async def ask(
+                key_hash: bytes, statement: Statement, parameters: Parameters
+            ) -> tuple[Broker, list[Row]]:
+                [broker] = await database.rows(accounts.AUTHENTICATE, {"key_hash": key_hash})
+                return accounts.broker_of(broker), await database.rows(statement, parameters)
+
+            found, until_id = await stored_page(ask, b"\x01", query)
+            return page_of(found, query.limit, until_id)
+
+    assert (asyncio.run(page()).next_cursor is not None) == follows
 
 
 async def listed(

@@ -186,3 +186,13 @@ def test_a_server_that_only_reads_just_now_is_unavailable(new_database: NewDatab
                 await database.commit((changes, {}))
 
     asyncio.run(run())
+
+
+@pytest.mark.matches_in_memory
+def test_whose_key_is_unknown_waits_for_no_flush(start_service: StartService) -> None:
+    service = start_service(EXCHANGE_POOL_WAIT_MS=WAIT_MS)
+    broker = service.register("Alice")
+    with locked(service, "orders", "ACCESS EXCLUSIVE"):
+        order_id = broker.place("bid", 1, 1000)
+        reply = service.client.request("GET", f"/orders/{order_id}", key="nobodys")
+        assert reply.status == 401

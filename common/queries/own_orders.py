@@ -98,8 +98,8 @@ def _below(*conditions: ColumnElement[bool]) -> Select[Any]:
 
 
 def _page_end(own: Select[Any]) -> Statement:
-    """The last order that is looked at for a page, if there are so many."""
-    last = own.offset(literal_column(str(LOOKED_AT_MAX - 1))).limit(literal_column("1"))
+    """The last order that is looked at for a page and the next one, as far as there are so many."""
+    last = own.offset(literal_column(str(LOOKED_AT_MAX - 1))).limit(literal_column("2"))
     return compiled(last)
 
 
