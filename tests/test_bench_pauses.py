@@ -87,8 +87,8 @@ def test_a_real_case_leaves_a_table_and_a_picture(
     rows = [line for line in pauses_report.write(tmp_path) if line.startswith("|")]
     assert [line.split("|")[2].strip() for line in rows[2:]] == list(COLLECTORS.values())
     python, frozen, served = pauses_report.read(tmp_path)
-    assert row(python).count > 3
-    assert row(frozen).count > 3
+    assert row(python).count > 0
+    assert row(frozen).count > 0
     # What is served with looks at young objects only.
     assert list(served.pauses_ms) == [0]
     assert sorted(file.name for file in pauses_report.draw(tmp_path)) == [
