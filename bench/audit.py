@@ -231,11 +231,26 @@ def ending_findings(sent: Sent, stored: Iterable[StoredOrder]) -> Findings:
             found.append(f"order {row.id} is cancelled, which nobody has asked for")
         if row.close_reason == "unfilled" and row.price is not None:
             found.append(f"order {row.id} has a limit and is closed as unfilled")
-        if row.close_reason == "expired" and (row.closed_us or 0) < (
-            row.valid_until_us or math.inf
-        ):
+        ended = (row.closed_us or 0) >= (row.valid_until_us or math.inf)
+        if row.close_reason == "expired" and not ended:
             found.append(f"order {row.id} has expired at {row.closed_us}, before its end")
+        if row.close_reason == "filled" and ended:
+            found.append(f"order {row.id} was filled at {row.closed_us}, after its end")
     return found
+
+
+def outlived_findings(
+    held: Sequence[Held], stored: Iterable[StoredOrder], read_us: float
+) -> Findings:
+    """Nothing is shown as open that had ended before it was read, microseconds since 1970."""
+    ends_us = {row.id: row.valid_until_us for row in stored}
+    return [
+        f"order {order.id} is open, its end was at {end_us}"
+        for _, order in held
+        if order.status == "open"
+        and (end_us := ends_us.get(order.id)) is not None
+        and end_us <= read_us
+    ]
 
 
 def passed_over_findings(stored: Iterable[StoredOrder]) -> Findings:

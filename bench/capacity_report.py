@@ -203,7 +203,7 @@ def tight_text(one: Finding) -> str:
     if one.tight.most is None:
         return "–" if above.median is None else f"< {_range_text(above)}"
     ending = "" if above.median is None else f", unstable from {above.median:.0f} %"
-    if one.tight.median is None:  # most repeats have none
+    if one.tight.median is None:  # half of the repeats or more have none
         return f"none–{one.tight.most:.0f} %{ending}"
     return _range_text(one.tight) + ending
 

@@ -119,6 +119,7 @@ async def through_api(
     try:
         async with Session(place.target) as session:
             await asyncio.sleep(max(0.0, expired_s + EXPIRY_MARGIN_S - time.time()))
+            read_us = time.time() * 1e6
             state = await exchange_client.final_state(session, symbols, brokers)
             books = audit.book_findings(state.held, state.books)
             checked.findings = _findings(asked, state, brokers, books)
@@ -128,6 +129,8 @@ async def through_api(
             stored = stored_state.read(place.database_url)
             checked.findings |= _stored_findings(state, stored, brokers)
             checked.findings |= _rule_findings(asked, stored)
+            outlived = audit.outlived_findings(state.held, stored.orders, read_us)
+            checked.findings["orders end in time"] = outlived
     except (HarnessError, psycopg.Error) as error:
         checked.not_done = str(error) or type(error).__name__
     return checked

@@ -303,6 +303,7 @@ class _Killing:
         self._after_s = after_s
         self._timer: threading.Timer | None = None
         self._killed_s: float | None = None
+        self._ended_with: int | None = None
 
     def at_progress(self, progress: Progress) -> None:
         """Called when the generator reports; the first report comes before its schedule begins."""
@@ -316,6 +317,7 @@ class _Killing:
             self._timer.cancel()
 
     def _kill(self) -> None:
+        self._ended_with = self._victim.service.process.poll()
         self._killed_s = self._victim.kill()
 
     def killed_s(self) -> float:
@@ -324,6 +326,8 @@ class _Killing:
             self._timer.join()
         if self._killed_s is None:
             raise HarnessError("the load ended before the service was killed")
+        if self._ended_with is not None:
+            raise HarnessError(f"the service had ended by itself, with {self._ended_with}")
         return self._killed_s
 
 

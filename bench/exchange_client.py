@@ -133,10 +133,7 @@ class Session:
     ) -> Answer:
         """GET ``path``, decoded. Raises HarnessError when the answer is not as promised."""
         body = await self.ask(wire.get(self.target.host_header, key, path), again=again)
-        try:
-            return msgspec.json.decode(body, type=answer)
-        except msgspec.MsgspecError as error:
-            raise HarnessError(f"GET {path} answered something unexpected: {error}") from error
+        return _decoded(path, body, answer)
 
     async def health(self) -> wire.Health:
         """GET /health."""
@@ -153,6 +150,13 @@ def expect(data: bytes, outcome: int, body: bytes, *, expected: int) -> bytes:
     if outcome != expected:
         raise HarnessError(f"{_line(data)} answered {name(outcome)}: {body[:200].decode()}")
     return body
+
+
+def _decoded(path: str, body: bytes, answer: type[Answer]) -> Answer:
+    try:
+        return msgspec.json.decode(body, type=answer)
+    except msgspec.MsgspecError as error:
+        raise HarnessError(f"GET {path} answered something unexpected: {error}") from error
 
 
 def _line(data: bytes) -> str:
@@ -313,7 +317,7 @@ async def _price_of(session: Session, key: str, symbol: str) -> wire.Price | Non
     outcome, body = await session.answer(data, again=True)
     if outcome == HTTPStatus.NOT_FOUND:
         return None
-    return msgspec.json.decode(expect(data, outcome, body, expected=200), type=wire.Price)
+    return _decoded(path, expect(data, outcome, body, expected=200), wire.Price)
 
 
 async def _trade_count(session: Session) -> int | None:

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import msgspec
 
-from bench import bed, traffic
+from bench import bed, checking, traffic
 from bench.exchange_client import HarnessError
 from bench.load import WARMUP_S, Say, drive
 from bench.service import Case, Place
 from bench.spec import Progress
+from bench.verdict import LIMIT_MS, over_limit
 
 LAYOUT = "flame-1"
 FILE = "flames.jsonl"
@@ -63,13 +64,15 @@ class Options(msgspec.Struct, frozen=True):
 
 class Flame(msgspec.Struct, frozen=True):
     """One case: the shares of its busy time by where the innermost Python frame comes from, and
-    the lines that take most."""
+    the lines that take most. ``late`` is the share of requests that failed or took longer than
+    50 ms (None before 2026-11-29)."""
 
     case: str
     rate: float
     looks: int
     origins: dict[str, float]
     lines: dict[str, float]
+    late: float | None = None
 
 
 def py_spy() -> str:
@@ -81,27 +84,35 @@ def py_spy() -> str:
 
 
 def run(options: Options, label: str, directory: Path, say: Say) -> Flame:
-    """Load a case and look at it; the flame graph goes to the directory. Raises HarnessError."""
+    """Load a case and look at it; the flame graph goes to the directory. Raises HarnessError, also
+    when its audit fails."""
     program, rate = py_spy(), options.rates[label]
     say(f"{label}: starting a database and filling the books")
     with (
         tempfile.TemporaryDirectory() as workdir,
         bed.made(Case.of(label), PROFILE, options.seed, options.pins) as ready,
-        ready.fresh() as place,
     ):
-        spec = ready.spec(
-            place,
-            seed=options.seed,
-            scale=rate,
-            length_s=DURATION_S,
-            warmup_s=WARMUP_S,
-        )
-        looking = _Looking(program, place, directory / f"{label}.svg", Path(workdir) / "raw")
-        per_s = traffic.PROFILES[PROFILE].requests_per_s * rate / 100.0
-        say(f"{label}: looking at it at {rate:g} % of B3, {per_s:,.0f} requests/s")
-        drive(spec, spec.tape(), place, looking.at_progress, watch=False)
-        stacks = looking.stacks()
-    return flame_of(label, rate, stacks)
+        with ready.fresh() as place:
+            spec = ready.spec(
+                place,
+                seed=options.seed,
+                scale=rate,
+                length_s=DURATION_S,
+                warmup_s=WARMUP_S,
+            )
+            looking = _Looking(program, place, directory / f"{label}.svg", Path(workdir) / "raw")
+            per_s = traffic.PROFILES[PROFILE].requests_per_s * rate / 100.0
+            say(f"{label}: looking at it at {rate:g} % of B3, {per_s:,.0f} requests/s")
+            tape = spec.tape()
+            load = drive(spec, tape, place, looking.at_progress, watch=False)
+            stacks = looking.stacks()
+            assert place.database_url is not None, "a case has a database"
+        audit = checking.in_database(place.database_url, ready.brokers, ready.sent(tape, load))
+        audit.add_stop(place.stop_finding)
+        if audit.faults():
+            raise HarnessError(f"{label}: AUDIT FAILED: " + "; ".join(audit.faults()))
+    late = over_limit(load.samples, LIMIT_MS) / max(len(load.samples.measured.kind), 1)
+    return msgspec.structs.replace(flame_of(label, rate, stacks), late=late)
 
 
 class _Looking:

@@ -6,6 +6,7 @@ from pathlib import Path
 from bench import records
 from bench.flame import FILE, LAYOUT, Flame, Options, shares_table
 from bench.report import table
+from bench.verdict import OVER_SHARE_MAX
 
 
 def read(directory: Path) -> list[Flame]:
@@ -25,6 +26,11 @@ def write(directory: Path) -> list[str]:
     details: list[str] = []
     for flame in flames:
         details += ["", f"## {flame.case} at {flame.rate:g} % of B3, {flame.looks:,} looks", ""]
+        if flame.late is not None and flame.late > OVER_SHARE_MAX:
+            details += [
+                f"**It did not carry this load: {flame.late:.1%} were late or failed.**",
+                "",
+            ]
         rows = [(line, f"{share:.1%}") for line, share in flame.lines.items()]
         details += table(("line", "share"), rows)
         details += ["", f"![Flame graph of {flame.case}]({flame.case}.svg)"]

@@ -57,7 +57,9 @@ class Load:
         measured = int(np.count_nonzero((sent_s >= 0.0) & (sent_s < length_s)))
         whole_per_s, measured_per_s = self.finished.sent / self.finished.wall_s, measured / length_s
         per_s = dict.fromkeys(self.cpu_share, measured_per_s) | {"generator": whole_per_s}
-        return {name: 1e6 * share / per_s[name] for name, share in self.cpu_share.items()}
+        return {
+            name: 1e6 * share / per_s[name] for name, share in self.cpu_share.items() if per_s[name]
+        }
 
 
 def drive(

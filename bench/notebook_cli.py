@@ -7,13 +7,20 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 from bench.options import INTERRUPTED, Parser
 from bench.service import ROOT
 
 NOTEBOOK = ROOT / "notebooks" / "capacity.ipynb"
 PATIENCE_S = 120  # for one cell
+# What nbformat says of files that hold something else.
+_NO_NOTEBOOK = (
+    nbformat.reader.NotJSONError,
+    nbformat.ValidationError,
+    UnicodeDecodeError,
+    AttributeError,
+)
 
 
 def main(given: Sequence[str]) -> int:
@@ -26,11 +33,14 @@ def main(given: Sequence[str]) -> int:
     except OSError as error:
         print(f"FILE: cannot use {file} ({error.strerror})", file=sys.stderr)
         return 1
-    except nbformat.reader.NotJSONError:
+    except _NO_NOTEBOOK:
         print(f"FILE: {file} is no notebook", file=sys.stderr)
         return 1
     except CellExecutionError as error:
         print(f"{file}: {error.ename}: {error.evalue}", file=sys.stderr)
+        return 1
+    except (CellTimeoutError, DeadKernelError) as error:
+        print(f"{file}: {str(error).splitlines()[0]}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -40,7 +50,7 @@ def main(given: Sequence[str]) -> int:
 def execute(file: Path) -> None:
     """Run all cells in the notebook's directory, and write it if none fails.
 
-    Raises OSError, NotJSONError or CellExecutionError; the file is then as it was.
+    Raises OSError, one of ``_NO_NOTEBOOK`` or an error of nbclient; the file is then as it was.
     """
     notebook = nbformat.read(file, as_version=4)
     client = NotebookClient(

@@ -34,7 +34,7 @@ from common.postgres import binary
 from common.queries import accounts, market_data, matching, own_orders, writing
 
 PROFILE = PROFILES["average"]
-# One of five orders trades, with one maker, as the average day has it.
+# One of five orders trades, with one maker; of the average day's 13 % do, with 1.4 makers.
 TRADING_SHARE = 0.2
 WARMUP_S = 3
 FILE = "pgbench.json"

@@ -175,12 +175,12 @@ def check_same_machine(directory: Path) -> None:
 
 
 def check_same_code(directory: Path) -> None:
-    """Raise HarnessError unless all of a run was measured with what is checked out here."""
+    """Raise HarnessError unless all of a run was measured at the commit that is checked out."""
     begun, now = _begun(directory), git_revision()
-    if "git" in begun and (begun["git"] != now or is_mixed(begun)):
+    commits = [each["git"] for each in (begun, *_resumes(begun)) if "git" in each]
+    if any(each != now for each in commits):
         raise HarnessError(
-            f"{directory}: was begun at {begun['git']}, this is {now}: its trials are of other "
-            "code; begin a new run"
+            f"{directory}: was measured at {', '.join(commits)}, this is {now}; begin a new run"
         )
 
 

@@ -99,8 +99,6 @@ class Api:
             "lingering_time": float(self._settings.client_patience_s),
             # Bodies of 16 KiB need no compression, and what is not unpacked is no bomb.
             "auto_decompress": False,
-            # So much at most is read of a body before anybody wants it.
-            "read_bufsize": BODY_MAX_BYTES,
         }
         return Server(
             self,

@@ -92,12 +92,15 @@ def database_of(settings: Settings) -> Iterator[str]:
 def check_free(settings: Settings) -> None:
     """Raise StartError if the port is taken: once it is shared, nothing else would say so."""
     try:
-        [family, *_, address], *_ = socket.getaddrinfo(
+        found = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
+        for family, address in dict.fromkeys((each[0], each[4]) for each in found):
+            try:
+                socket.create_server(address, family=family).close()
+            except OSError as error:
+                if error.errno != errno.EAFNOSUPPORT:  # which the listener passes over, too
+                    raise
     except OSError as error:
         raise cannot_serve(settings, error) from None
 

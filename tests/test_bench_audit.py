@@ -245,6 +245,7 @@ def stored(id: str, **changes: Any) -> list[StoredOrder]:
         (stored("c", close_reason="cancelled", closed_us=5 * S_US), "nobody has asked"),
         (stored("c", close_reason="unfilled", closed_us=5 * S_US), "has a limit"),
         (stored("e", closed_us=8 * S_US - 1), "before its end"),
+        (stored("b", closed_us=DAY_US), "after its end"),
         (stored("c", valid_until_us=DAY_US - 1), "was sent with"),
         (stored("c", valid_until_us=None), "was sent with"),
     ],
@@ -252,6 +253,11 @@ def stored(id: str, **changes: Any) -> list[StoredOrder]:
 def test_an_end_that_nobody_has_asked_for_is_found(rows: list[StoredOrder], words: str) -> None:
     (finding,) = audit.ending_findings(SENT, rows)
     assert words in finding
+
+
+def test_an_order_that_is_open_behind_its_end_is_found() -> None:
+    assert audit.outlived_findings(STATE, STORED, DAY_US - 1) == []
+    assert len(audit.outlived_findings(STATE, STORED, DAY_US)) == 2  # those that rest
 
 
 def test_a_cancel_without_an_answer_may_have_worked() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ from bench.checking import Audit
 from bench.crash import Course, Crash, predicted_lost, promises_all
 from bench.exchange_client import HarnessError
 from bench.service import Case
+from bench.spec import Progress
 
 
 def crashed(
@@ -191,3 +193,17 @@ def test_a_real_run_counts_what_each_mode_loses(tmp_path: Path) -> None:
     assert not any(each.doubled for each in crashes)
     names = {path.name for path in directory.iterdir()}
     assert names == {crash.FILE, "meta.json", "report.md", "lost.svg", "lost.png"}
+
+
+@pytest.mark.parametrize("ended_with", [None, 3])
+def test_who_ends_by_himself_is_not_taken_for_killed(ended_with: int | None) -> None:
+    victim = Mock()
+    victim.service.process.poll.return_value = ended_with
+    victim.kill.return_value = 7.0
+    killing = crash._Killing(victim, 0.0)
+    killing.at_progress(Progress(0.0, 0, 0, 0, None, None))
+    if ended_with is None:
+        assert killing.killed_s() == 7.0
+    else:
+        with pytest.raises(HarnessError, match="ended by itself, with 3"):
+            killing.killed_s()

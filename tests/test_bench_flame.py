@@ -91,6 +91,10 @@ def test_a_real_look_leaves_a_picture_and_a_report(
     assert flame_report.write(tmp_path)[0].startswith("| time spent in")
     assert flame_report.draw(tmp_path) == [tmp_path / "v3.svg"]
     assert "v3.svg" in (tmp_path / "report.md").read_text()
+    overloaded = msgspec.structs.replace(found, late=0.5)
+    (tmp_path / flame.FILE).write_bytes(msgspec.json.encode(overloaded) + b"\n")
+    flame_report.write(tmp_path)
+    assert "did not carry this load: 50.0%" in (tmp_path / "report.md").read_text()
 
 
 def test_a_run_of_another_kind_is_refused(tmp_path: Path) -> None:

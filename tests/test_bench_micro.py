@@ -95,7 +95,8 @@ def test_sizes_are_powers_of_ten() -> None:
 
 def timed(curve: str, series: str, size: int, operations: int, *seconds: float) -> dict[str, Any]:
     said = {"curve": curve, "series": series, "size": size, "operations": operations}
-    return {"extra_info": said, "stats": {"data": seconds}}
+    name = f"bench_{curve}[{series}-{size}]"
+    return {"fullname": name, "extra_info": said, "stats": {"data": seconds}}
 
 
 def remembered(size: int, bytes_per_order: float) -> dict[str, Any]:
@@ -166,6 +167,19 @@ def test_each_point_is_from_its_fastest_turn(recorded: Path) -> None:
     assert points["insert", 100] == (1.0, 2)
     assert points["engine", 100] == (250_000.0, 2)
     assert points["engine", 1000] == (100_000.0, 3)
+
+
+def test_what_was_wrong_in_one_turn_is_left_out_of_all(recorded: Path) -> None:
+    meta = json.loads((recorded / "meta.json").read_text())
+    failed = {"failed": ["bench_insert[few prices-10]"]}
+    (recorded / "meta.json").write_text(json.dumps(meta | failed))
+    points = {
+        (line.curve, line.series, point.size)
+        for line in report.read(recorded)
+        for point in line.points
+    }
+    assert ("insert", "few prices", 10) not in points
+    assert {("insert", "few prices", 100), ("insert", "many prices", 10)} <= points
 
 
 def test_the_report_says_what_is_missing(recorded: Path) -> None:

@@ -70,7 +70,7 @@ def test_a_check_does_not_go_on_with_other_code(
     resume = a_check(tmp_path / "run")
     changed(tmp_path / "run", {"git": "1234567"})
     assert resume(tmp_path / "run") == 3
-    assert "was begun at 1234567" in capsys.readouterr().err
+    assert "was measured at 1234567" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("made", [a_capacity_run, a_sensitivity_run])

@@ -310,7 +310,10 @@ def recorded(
     """A trial in which all went well but what is given here of /health, the database and of a
     twentieth of the requests."""
     end_s = 100.0 + DURATION_S
-    seen = Seen(health=health, counters=[*counters], begin_s=100.0, end_s=end_s)
+    flushed_s = next((at for at, each in health if at >= end_s and each.flushed), math.inf)
+    seen = Seen(
+        health=health, counters=[*counters], begin_s=100.0, end_s=end_s, flushed_s=flushed_s
+    )
     setting = Setting(1, "v3", 1, "confirm", 100.0, 1, DURATION_S, RATE)
     return trials.record(
         setting, loaded(seen, slow_s), Audit(), trusted_per_s=10 * RATE, steady=True

@@ -9,7 +9,6 @@ import math
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import accumulate, pairwise
-from typing import cast
 from unittest.mock import Mock, patch
 
 import pytest
@@ -20,12 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from raw_requests import get, post
 
-from common.api import Api
 from common.connection import HALF_TURN, Connection, Server
-from common.exchange import Exchange
 from common.reply import Reply, Response
 from common.request import BODY_MAX_BYTES, Request, request_of
-from common.settings import read_settings
 from common.settling import Settling
 
 REFUSED = b"503"
@@ -544,22 +540,7 @@ def test_many_requests_behind_one_that_aiohttp_took_before_it_was_whole_are_answ
     scene(play)
 
 
-def test_of_a_body_that_has_to_wait_for_its_turn_little_is_taken_in() -> None:
-    async def main() -> None:
-        client = Client(Api(cast(Exchange, None), read_settings({})).server())
-        await turns()
-        client.connection._busy = True  # a request before it is being answered
-        await client.feed(b"POST /orders HTTP/1.1\r\nHost: x\r\nContent-Length: 500000\r\n\r\n")
-        client.transport.pause_reading.assert_not_called()
-        await client.feed(*[b" " * BODY_MAX_BYTES] * 3)
-        client.transport.pause_reading.assert_called()
-        client.connection.connection_lost(None)
-        await turns()
-
-    asyncio.run(main())
-
-
-def test_nor_is_he_waited_for_whose_bytes_are_no_http() -> None:
+def test_whose_bytes_are_no_http_is_not_waited_for_either() -> None:
     async def play(scene: Scene) -> None:
         await scene.feed(get("/a"))
         await scene.feed(b"nonsense\r\n\r\n")

@@ -181,13 +181,13 @@ def test_a_cell_that_fails_is_one_line_and_leaves_the_file(tmp_path: Path) -> No
     assert file.read_bytes() == before
 
 
-@pytest.mark.parametrize("content", [None, "no notebook"])
+@pytest.mark.parametrize("content", [None, b"no notebook", b"{}", b"[]", b"null", b"\xff\xfe"])
 def test_what_is_no_notebook_is_one_line(
-    content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    content: bytes | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "notebook.ipynb"
     if content is not None:
-        file.write_text(content)
+        file.write_bytes(content)
     assert notebook_cli.main([str(file)]) == 1
     line = capsys.readouterr().err
     assert line.startswith("FILE: ")

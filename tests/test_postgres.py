@@ -44,7 +44,9 @@ except KeyboardInterrupt:
         print(*connection.execute("SELECT 'flushed'").fetchone(), flush=True)
 """
 # As on systems where the kernel does not end a server with its owner.
-UNTIED_OWNER = OWNER.replace("server =", "postgres._in_child = lambda cores: None\nserver =")
+UNTIED_OWNER = OWNER.replace(
+    "server =", "postgres.tie_to_owner = lambda cores=None: None\nserver =", 1
+)
 # The interpreter itself may be out of reach for others, so it changes user when it has its imports.
 ORDINARY_OWNER = OWNER.replace(
     "server =",
@@ -244,6 +246,8 @@ def test_a_start_right_after_the_owner_was_killed_works(data_dir: Path, script: 
     with owner(script, data_dir) as (process, pid):
         process.kill()
         process.wait()
+        if script is UNTIED_OWNER:
+            assert runs(pid)
         with EmbeddedPostgres(data_dir) as server:
             assert not runs(pid)
             assert answer(server, "SELECT 1") == 1

@@ -103,6 +103,7 @@ class _Stats(msgspec.Struct, frozen=True):
 
 
 class _Benchmark(msgspec.Struct, frozen=True):
+    fullname: str
     extra_info: _Extra
     stats: _Stats
 
@@ -118,7 +119,10 @@ def read(directory: Path) -> list[Line]:
         turns = [msgspec.json.decode(file.read_bytes(), type=_Raw) for file in files]
     except (OSError, msgspec.MsgspecError) as error:
         raise HarnessError(f"{directory} holds no micro-benchmarks: {error}") from error
-    benchmarks = [each for turn in turns for each in turn.benchmarks]
+    # What was wrong in one turn is believed in none.
+    wrong = set(records.read_meta(directory).get("failed", []))
+    every = (each for turn in turns for each in turn.benchmarks)
+    benchmarks = [each for each in every if each.fullname not in wrong]
     unknown = {each.extra_info.curve for each in benchmarks} - CURVES.keys()
     if unknown:
         raise HarnessError(f"{directory} holds unknown curves: {', '.join(sorted(unknown))}")
