@@ -247,11 +247,13 @@ class Connection(web.RequestHandler):
                 self._arriving_s = None  # whole, or its handler waits for the rest
             elif is_first and self._arriving_s is None:
                 self._arriving_s = self._loop.time()  # else it may be a body that nobody wants
+            self._hold_what_is_too_large()
             return
         self._waiter = None  # so that aiohttp parses and does not wake its own way
         super().data_received(data)
         self._waiter = waiter
         if self._busy:
+            self._hold_what_is_too_large()
             return
         if not self._messages and self._arriving_s is None:
             self._arriving_s = self._loop.time()
@@ -260,6 +262,13 @@ class Connection(web.RequestHandler):
         else:
             self._busy = True
             self._loop.call_soon(self._take_turn)
+
+    def _hold_what_is_too_large(self) -> None:
+        """Read no more of it before its turn comes: of each that waits aiohttp would take half a
+        megabyte. It reads on when it takes the next message, and so do we."""
+        waiting = self._messages
+        if waiting and waiting[-1][1].total_bytes > BODY_MAX_BYTES and not self._buffer_paused:
+            self._pause_reading_for_buffer()
 
     def _is_at_rest(self) -> bool:
         """Whether no request is under way, and none ever went aiohttp's way."""

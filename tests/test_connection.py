@@ -540,6 +540,29 @@ def test_many_requests_behind_one_that_aiohttp_took_before_it_was_whole_are_answ
     scene(play)
 
 
+@pytest.mark.parametrize("by_aiohttp", [False, True])
+def test_of_a_body_that_is_too_large_little_is_read_before_its_turn(by_aiohttp: bool) -> None:
+    async def play(scene: Scene) -> None:
+        scene.holds_up.add("/a")
+        scene.reads_bodies = True
+        first = get("/a")
+        if by_aiohttp:
+            first = first.replace(b"GET", b"PUT")
+        await scene.feed(first)
+        await scene.feed(b"POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 500000\r\n\r\n")
+        await scene.feed(b" " * BODY_MAX_BYTES)
+        scene.transport.pause_reading.assert_not_called()
+        await scene.feed(b" ")
+        scene.transport.pause_reading.assert_called_once()
+        scene.transport.resume_reading.assert_not_called()
+        scene.may_go_on.set()
+        await turns(100)
+        scene.transport.resume_reading.assert_called()
+        assert scene.asked[0] == "/a"
+
+    scene(play)
+
+
 def test_whose_bytes_are_no_http_is_not_waited_for_either() -> None:
     async def play(scene: Scene) -> None:
         await scene.feed(get("/a"))
