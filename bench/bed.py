@@ -84,6 +84,14 @@ class Bed:
         expired_s = checking.last_expiry_s(tape, load.started)
         return uvloop.run(checking.through_api(place, self.symbols, self.brokers, asked, expired_s))
 
+    def check_stored(self, place: Place, tape: Tape, load: Load) -> None:
+        """Audit what a case that has ended has left. Raises HarnessError with all its faults."""
+        assert place.database_url is not None, "a case has a database"
+        checked = checking.in_database(place.database_url, self.brokers, self.sent(tape, load))
+        checked.add_stop(place.stop_finding)
+        if checked.faults():
+            raise HarnessError(f"{self.case.label}: AUDIT FAILED: " + "; ".join(checked.faults()))
+
     @contextlib.contextmanager
     def fresh(self) -> Iterator[Place]:
         """The seeded state and a new process on it. Raises HarnessError."""

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import msgspec
 
-from bench import bed, checking, traffic
+from bench import bed, traffic
 from bench.exchange_client import HarnessError
 from bench.load import WARMUP_S, Say, drive
 from bench.service import Case, Place
 from bench.spec import Progress
-from bench.verdict import LIMIT_MS, over_limit
+from bench.verdict import late_share
 
 LAYOUT = "flame-1"
 FILE = "flames.jsonl"
@@ -106,13 +106,8 @@ def run(options: Options, label: str, directory: Path, say: Say) -> Flame:
             tape = spec.tape()
             load = drive(spec, tape, place, looking.at_progress, watch=False)
             stacks = looking.stacks()
-            assert place.database_url is not None, "a case has a database"
-        audit = checking.in_database(place.database_url, ready.brokers, ready.sent(tape, load))
-        audit.add_stop(place.stop_finding)
-        if audit.faults():
-            raise HarnessError(f"{label}: AUDIT FAILED: " + "; ".join(audit.faults()))
-    late = over_limit(load.samples, LIMIT_MS) / max(len(load.samples.measured.kind), 1)
-    return msgspec.structs.replace(flame_of(label, rate, stacks), late=late)
+        ready.check_stored(place, tape, load)
+    return msgspec.structs.replace(flame_of(label, rate, stacks), late=late_share(load.samples))
 
 
 class _Looking:

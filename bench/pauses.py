@@ -12,12 +12,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from bench import bed, checking
-from bench.exchange_client import HarnessError
+from bench import bed
 from bench.figures import percentile
 from bench.load import WARMUP_S, Say, drive
 from bench.service import Case
-from bench.verdict import LIMIT_MS, over_limit
+from bench.verdict import late_share
 
 LAYOUT = "pauses-1"
 FILE = "pauses.jsonl"
@@ -95,20 +94,15 @@ def _measured(options: Options, ready: bed.Bed, collector: str, diary: Path) -> 
         )
         tape = spec.tape()
         load = drive(spec, tape, place)
-        assert place.database_url is not None, "a case has a database"
-    audit = checking.in_database(place.database_url, ready.brokers, ready.sent(tape, load))
-    audit.add_stop(place.stop_finding)
-    if audit.faults():
-        raise HarnessError(f"{ready.case.label}: AUDIT FAILED: " + "; ".join(audit.faults()))
+    ready.check_stored(place, tape, load)
     begin_s = load.started.origin_s + WARMUP_S
-    measured = load.samples.measured
     return Pauses(
         case=ready.case.label,
         collector=collector,
         scale=options.scale,
         seconds=options.seconds,
         pauses_ms=pauses_ms(diary.read_text().splitlines(), begin_s, begin_s + options.seconds),
-        in_time=1.0 - over_limit(measured, LIMIT_MS) / max(len(measured.latency_ms), 1),
+        in_time=1.0 - late_share(load.samples),
     )
 
 

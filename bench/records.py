@@ -47,7 +47,7 @@ _PACKAGES = (
 )
 
 # What a run that goes on later must not forget.
-_OF_THE_START = ("git", "machine", "python", "packages")
+OF_THE_START = ("git", "machine", "python", "packages")
 
 LIMITS = (
     "Service, database and load generator share one machine; they take CPU from each other.",
@@ -158,8 +158,8 @@ def provenance(directory: Path, command: str) -> dict[str, Any]:
     now, begun = meta(command, {}), _begun(directory)
     if not begun:
         return now
-    start = {name: begun[name] for name in _OF_THE_START if name in begun}
-    differs = {name: now[name] for name in _OF_THE_START if now[name] != begun.get(name)}
+    start = {name: begun[name] for name in OF_THE_START if name in begun}
+    differs = {name: now[name] for name in OF_THE_START if now[name] != begun.get(name)}
     again = {"at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", **differs}
     return now | start | {"resumes": [*_resumes(begun), again]}
 
@@ -186,7 +186,7 @@ def check_same_code(directory: Path) -> None:
 
 def is_mixed(meta: dict[str, Any]) -> bool:
     """Whether a part of a run was measured with other code, packages or Python than its start."""
-    return any(name in each for each in _resumes(meta) for name in _OF_THE_START)
+    return any(name in each for each in _resumes(meta) for name in OF_THE_START)
 
 
 def claim(directory: Path) -> None:

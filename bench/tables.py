@@ -9,7 +9,15 @@ import msgspec
 from bench import capacity_report, crash
 from bench.capacity import LAYOUT
 from bench.findings import Findings
-from bench.records import DEFAULT_DIRECTORY, is_commit, is_mixed, read_meta, read_summaries
+from bench.records import (
+    DEFAULT_DIRECTORY,
+    OF_THE_START,
+    doubts,
+    is_commit,
+    is_mixed,
+    read_meta,
+    read_summaries,
+)
 from bench.report import milliseconds
 from bench.service import ROOT, VERSIONS
 from bench.trial import Summary
@@ -17,7 +25,6 @@ from bench.trial import Summary
 BEGIN, END = "<!-- measured: python -m bench tables -->", "<!-- /measured -->"
 PUBLISHED, AVERAGE = "publish", "average"
 REPEATS_MIN = 3
-_SAME_PRODUCT = ("git", "machine", "python", "packages")
 _SAME_WAY = ("pins", "generators")  # of the options
 CHART = "capacity"  # of all runs that are published together
 # Which cases a README shows.
@@ -82,7 +89,7 @@ def published_with(run: Path) -> list[Path]:
         if each.name <= run.name
         and _is_published(conditions)
         and not is_mixed(conditions)
-        and all(conditions.get(name) == own.get(name) for name in _SAME_PRODUCT)
+        and all(conditions.get(name) == own.get(name) for name in OF_THE_START)
         and all(conditions["options"][name] == own["options"][name] for name in _SAME_WAY)
     ]
 
@@ -168,7 +175,7 @@ def _index(results: Path) -> list[str]:
         (
             f"[{run.name}]({run.name}/{_record_of(run)})",
             f"`{conditions['command'].removeprefix('python ')}`",
-            ", ".join(_doubts(conditions)) or "–",
+            " ".join(filter(None, doubts(conditions))) or "–",
         )
         for run, conditions in _runs(results)
     ]
@@ -182,11 +189,6 @@ def _record_of(run: Path) -> str:
     figures = sorted(file.name for file in run.glob("*.json") if file.name != "meta.json")
     names = [capacity_report.REPORT, *figures, "meta.json"]
     return next(name for name in names if (run / name).exists())
-
-
-def _doubts(conditions: dict[str, Any]) -> list[str]:
-    words = {"partial": "not complete", "void": "an audit failed"}
-    return [text for name, text in words.items() if conditions.get(name)]
 
 
 def _of_repeats(runs: Sequence[Path], way: str) -> str:

@@ -194,6 +194,11 @@ def over_limit(samples: Samples, limit_ms: float) -> int:
     return int((measured.failed | ~(measured.latency_ms <= limit_ms)).sum())
 
 
+def late_share(samples: Samples) -> float:
+    """Of the measured requests, those that were later than 50 ms or failed."""
+    return over_limit(samples, LIMIT_MS) / max(len(samples.measured.kind), 1)
+
+
 def judged(reasons: list[str], total: int, over: int) -> Verdict:
     """The verdict of a valid trial at one limit of latency."""
     return Verdict.FAIL if reasons else at_most_one_percent(total, over)

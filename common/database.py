@@ -38,11 +38,16 @@ PLANNING = (
     "enable_mergejoin=off",
     "enable_memoize=off",
 )
+_USER_TIMEOUT_MS = NETWORK_PATIENCE_S * 1000
+_KEEPALIVES = {
+    "keepalives_idle": NETWORK_PATIENCE_S // 2,
+    "keepalives_interval": NETWORK_PATIENCE_S // 6,
+    "keepalives_count": 3,
+}
+# The same for the server's side of a connection.
 _NETWORK = (
-    f"tcp_user_timeout={NETWORK_PATIENCE_S * 1000}",
-    f"tcp_keepalives_idle={NETWORK_PATIENCE_S // 2}",
-    f"tcp_keepalives_interval={NETWORK_PATIENCE_S // 6}",
-    "tcp_keepalives_count=3",
+    f"tcp_user_timeout={_USER_TIMEOUT_MS}",
+    *(f"tcp_{name}={value}" for name, value in _KEEPALIVES.items()),
 )
 TRIES = 10
 # The lock that keeps apart who must not change the same books; ``common/writer.py`` takes it alone.
@@ -138,10 +143,8 @@ def conninfo(url: str) -> str:
         client_encoding="UTF8",
         # A server may take long to answer; a network that has swallowed it is noticed in time, by
         # both sides: a session that the server believes in keeps its locks.
-        tcp_user_timeout=NETWORK_PATIENCE_S * 1000,
-        keepalives_idle=NETWORK_PATIENCE_S // 2,
-        keepalives_interval=NETWORK_PATIENCE_S // 6,
-        keepalives_count=3,
+        tcp_user_timeout=_USER_TIMEOUT_MS,
+        **_KEEPALIVES,
         application_name="exchange",
         options=" ".join(f"-c {setting}" for setting in ("timezone=UTC", *_NETWORK, *PLANNING)),
     )
@@ -236,28 +239,24 @@ class Database:
         [rows] = await self.together((statement, parameters or {}))
         return rows
 
+    async def parts(
+        self, statement: Statement, parameters: Parameters | None = None
+    ) -> AsyncGenerator[list[Row], None]:
+        """The same, ``PART`` rows at a time: for a read that may find more than should be in memory
+        at once, or take long. It has a connection of its own. Raises Unavailable."""
+        values = [(parameters or {})[name] for name in statement.parameters]
+        with _our_errors():
+            connection = await psycopg.AsyncConnection.connect(self._conninfo)
+            async with connection, psycopg.AsyncRawServerCursor(connection, "part") as cursor:
+                await cursor.execute(statement.text.encode(), values, binary=True)
+                while rows := await cursor.fetchmany(PART):
+                    yield rows
+
     async def unhurried(
         self, statement: Statement, parameters: Parameters | None = None
     ) -> list[Row]:
-        """The same for a read of all history, which takes as long as it takes. It has a connection
-        of its own. Raises Unavailable."""
-        with _our_errors():
-            channel = await self._connect()
-            try:
-                [rows] = await channel.finish((statement, parameters or {}))
-            finally:
-                channel.close()
-        return rows
-
-    async def parts(self, statement: Statement) -> AsyncGenerator[list[Row], None]:
-        """The same, ``PART`` rows at a time: for a read without parameters that may find more than
-        should be in memory at once. It has a connection of its own. Raises Unavailable."""
-        with _our_errors():
-            connection = await psycopg.AsyncConnection.connect(self._conninfo)
-            async with connection, connection.cursor("part", binary=True) as cursor:
-                await cursor.execute(statement.text.encode())
-                while rows := await cursor.fetchmany(PART):
-                    yield rows
+        """All of them at once, for a read of all history whose rows are few."""
+        return [row async for rows in self.parts(statement, parameters) for row in rows]
 
     async def row(self, statement: Statement, parameters: Parameters | None = None) -> Row | None:
         """The first row of one read, None when there is none. Raises Unavailable, Conflict."""

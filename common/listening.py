@@ -10,17 +10,46 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
+from typing import Any
 
 # For who connects while we are busy, to wait in the kernel.
 BACKLOG = 4096
+# How the addresses of a host are asked for.
+TYPE, FLAGS = socket.SOCK_STREAM, socket.AI_PASSIVE
+Address = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
 # Taken at once; more would keep those waiting who are connected.
 ACCEPTED_TOGETHER = 256
 _FIRST_BYTES = 64 * 1024
 OUT_OF_FILES_PAUSE_S = 1.0
 
 log = logging.getLogger(__name__)
+
+
+def opened(found: Iterable[Address], *, reuse_port: bool = False) -> list[socket.socket]:
+    """A listening socket on each address that was found, all or none.
+
+    Raises OSError when one is taken, or when the system has none of their families.
+    """
+    missing: OSError | None = None
+    with ExitStack() as made:
+        sockets = []
+        for family, address in dict.fromkeys((each[0], each[4]) for each in found):
+            try:
+                listening = socket.create_server(
+                    address, family=family, backlog=BACKLOG, reuse_port=reuse_port
+                )
+            except OSError as error:
+                if error.errno != errno.EAFNOSUPPORT:  # such as IPv6 where there is none
+                    raise
+                missing = error
+            else:
+                sockets.append(made.enter_context(listening))
+        if missing is not None and not sockets:
+            raise missing
+        made.pop_all()
+    return sockets
 
 
 class Listener:
@@ -43,26 +72,10 @@ class Listener:
 
     async def start(self, host: str, port: int, *, reuse_port: bool = False) -> None:
         """Raises OSError when the host is not known or the port is taken."""
-        found = await self._loop.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        missing: OSError | None = None
-        for family, address in dict.fromkeys((each[0], each[4]) for each in found):
-            try:
-                listening = socket.create_server(
-                    address, family=family, backlog=BACKLOG, reuse_port=reuse_port
-                )
-            except OSError as error:
-                if error.errno == errno.EAFNOSUPPORT:  # such as IPv6 where there is none
-                    missing = error
-                    continue
-                await self.stop()
-                raise
-            listening.setblocking(False)
-            self._sockets.append(listening)
-        if missing is not None and not self._sockets:
-            raise missing
+        found = await self._loop.getaddrinfo(host, port, type=TYPE, flags=FLAGS)
+        self._sockets = opened(found, reuse_port=reuse_port)
         for listening in self._sockets:
+            listening.setblocking(False)
             self._loop.add_reader(listening, self._accept, listening)
 
     async def stop(self) -> None:

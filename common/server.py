@@ -20,7 +20,7 @@ from common.database import prepare_schema
 from common.errors import ExchangeError, StartError
 from common.exchange import Exchange
 from common.garbage import Collector
-from common.listening import Listener
+from common.listening import FLAGS, TYPE, Listener, opened
 from common.periodic import every
 from common.postgres import EmbeddedPostgres
 from common.processes import supervise
@@ -92,15 +92,9 @@ def database_of(settings: Settings) -> Iterator[str]:
 def check_free(settings: Settings) -> None:
     """Raise StartError if the port is taken: once it is shared, nothing else would say so."""
     try:
-        found = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        for family, address in dict.fromkeys((each[0], each[4]) for each in found):
-            try:
-                socket.create_server(address, family=family).close()
-            except OSError as error:
-                if error.errno != errno.EAFNOSUPPORT:  # which the listener passes over, too
-                    raise
+        found = socket.getaddrinfo(settings.host, settings.port, type=TYPE, flags=FLAGS)
+        for listening in opened(found):
+            listening.close()
     except OSError as error:
         raise cannot_serve(settings, error) from None
 

@@ -3,13 +3,12 @@
 import itertools
 import shutil
 import signal
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
+import psutil  # type: ignore[import-untyped]
 import psycopg
 import pytest
 from client import Broker, Service, assert_no_error, eventually
@@ -82,20 +81,8 @@ def session_dir() -> Iterator[Path]:
 
 def processes_of(place: Path) -> list[str]:
     """The command lines that name the directory."""
-    return [line for line in command_lines() if str(place) in line]
-
-
-def command_lines() -> list[str]:
-    """Of all processes; where there is no /proc, as ``ps`` tells them."""
-    files = list(Path("/proc").glob("[0-9]*/cmdline"))
-    if not files:
-        asked = ["ps", "-A", "-ww", "-o", "command="]
-        return subprocess.run(asked, capture_output=True, check=True, text=True).stdout.splitlines()
-    lines = []
-    for file in files:
-        with suppress(OSError):  # it has ended meanwhile
-            lines.append(file.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-    return lines
+    lines = (" ".join(each.info["cmdline"] or ()) for each in psutil.process_iter(["cmdline"]))
+    return [line for line in lines if str(place) in line]
 
 
 @pytest.fixture(scope="session")

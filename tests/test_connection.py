@@ -563,16 +563,21 @@ def test_of_a_body_that_is_too_large_little_is_read_before_its_turn(by_aiohttp: 
     scene(play)
 
 
+def assert_is_given_up_in_time(scene: Scene) -> None:
+    """A connection that closes is cut off when it has had its time, and not before."""
+    scene.transport.is_closing.return_value = True
+    scene.connection.drop_if_slow(-math.inf)
+    scene.transport.abort.assert_not_called()
+    scene.connection.drop_if_slow(math.inf)
+    scene.transport.abort.assert_called_once()
+
+
 def test_whose_bytes_are_no_http_is_not_waited_for_either() -> None:
     async def play(scene: Scene) -> None:
         await scene.feed(get("/a"))
         await scene.feed(b"nonsense\r\n\r\n")
         scene.transport.close.assert_called_once()
-        scene.transport.is_closing.return_value = True
-        scene.connection.drop_if_slow(-math.inf)
-        scene.transport.abort.assert_not_called()
-        scene.connection.drop_if_slow(math.inf)
-        scene.transport.abort.assert_called_once()
+        assert_is_given_up_in_time(scene)
 
     scene(play)
 
@@ -580,10 +585,6 @@ def test_whose_bytes_are_no_http_is_not_waited_for_either() -> None:
 def test_who_does_not_read_what_is_left_when_it_closes_is_given_up() -> None:
     async def play(scene: Scene) -> None:
         await scene.feed(get("/a"))
-        scene.transport.is_closing.return_value = True
-        scene.connection.drop_if_slow(-math.inf)
-        scene.transport.abort.assert_not_called()
-        scene.connection.drop_if_slow(math.inf)
-        scene.transport.abort.assert_called_once()
+        assert_is_given_up_in_time(scene)
 
     scene(play)

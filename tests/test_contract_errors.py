@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 import pytest
 from client import HOST, PATIENCE_S, Broker, Client, Reply, Service, eventually, order_body, send
+from raw_requests import post
 
 BODY_MAX_BYTES = 16 * 1024
 
@@ -21,13 +22,6 @@ def alice(used_service: Service) -> Broker:
 @pytest.fixture
 def client(used_service: Service) -> Client:
     return used_service.client
-
-
-def http_order(broker: Broker, headers: str = "") -> bytes:
-    """POST /orders as it goes over the wire; each header ends a line."""
-    body = json.dumps(order_body()).encode()
-    own = f"Host: x\r\nAuthorization: Bearer {broker.key}\r\nContent-Length: {len(body)}\r\n"
-    return f"POST /orders HTTP/1.1\r\n{own}{headers}\r\n".encode() + body
 
 
 def assert_refused(reply: Reply, status: int, *words: str) -> None:
@@ -593,11 +587,9 @@ def test_bytes_that_are_no_http_behind_an_unfinished_request_are_400(alice: Brok
 def test_what_comes_behind_an_upgrade_that_nobody_knows_is_not_taken_for_answered(
     alice: Broker,
 ) -> None:
-    orders = [
-        http_order(alice, "Connection: Upgrade\r\nUpgrade: h2c\r\n"),
-        *[http_order(alice) for _ in range(3)],
-    ]
-    said = alice.client.raw(b"".join(orders))
+    body, key = json.dumps(order_body()).encode(), f"Authorization: Bearer {alice.key}"
+    upgrade = post("/orders", body, key, "Connection: Upgrade", "Upgrade: h2c")
+    said = alice.client.raw(upgrade + 3 * post("/orders", body, key))
     assert re.findall(rb"HTTP/1.1 (\d+)", said) == [b"201"]
     assert b"\r\nConnection: close\r\n" in said
     assert len(alice.listed()) == 1
